@@ -1,0 +1,53 @@
+"""
+Values and contracts that rooms share. Nothing here decides, waits or knows the time.
+"""
+
+from __future__ import annotations
+
+from selfheal.model.health import FAULT_KINDS, Assessment, CheckResult, Fault, HealthStatus, Monitor, combine
+from selfheal.model.ladder import Blast, Climbable, Ladder, RecoveryContext, Rung, applies_to_all
+from selfheal.model.policy import Budget, HealingPolicy
+from selfheal.model.records import TIMELINE_LIMIT, Entry, Event, Field, Incident, IncidentResult, Journal
+from selfheal.model.settings import at_least_one, not_negative, optional_seconds, positive, require_name, seconds, share
+from selfheal.model.steps import Check, Gate, HealingState, Outcome, Recover, Revert, Verdict, Wait
+
+
+__all__ = [
+    "FAULT_KINDS",
+    "TIMELINE_LIMIT",
+    "Assessment",
+    "Blast",
+    "Budget",
+    "Check",
+    "CheckResult",
+    "Climbable",
+    "Entry",
+    "Event",
+    "Fault",
+    "Field",
+    "Gate",
+    "HealingPolicy",
+    "HealingState",
+    "HealthStatus",
+    "Incident",
+    "IncidentResult",
+    "Journal",
+    "Ladder",
+    "Monitor",
+    "Outcome",
+    "Recover",
+    "RecoveryContext",
+    "Revert",
+    "Rung",
+    "Verdict",
+    "Wait",
+    "applies_to_all",
+    "at_least_one",
+    "combine",
+    "not_negative",
+    "optional_seconds",
+    "positive",
+    "require_name",
+    "seconds",
+    "share",
+]
