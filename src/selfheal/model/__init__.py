@@ -8,12 +8,15 @@ from selfheal.model.health import FAULT_KINDS, Assessment, CheckResult, Fault, H
 from selfheal.model.ladder import Blast, Climbable, Ladder, RecoveryContext, Rung, applies_to_all
 from selfheal.model.policy import Budget, HealingPolicy
 from selfheal.model.records import TIMELINE_LIMIT, Entry, Event, Field, Incident, IncidentResult, Journal
+from selfheal.model.rings import INCIDENTS_KEPT, RESULTS_KEPT, IncidentRing, PastResult, ResultRing
 from selfheal.model.settings import at_least_one, not_negative, optional_seconds, positive, require_name, seconds, share
 from selfheal.model.steps import Check, Gate, HealingState, Outcome, Recover, Revert, Verdict, Wait
 
 
 __all__ = [
     "FAULT_KINDS",
+    "INCIDENTS_KEPT",
+    "RESULTS_KEPT",
     "TIMELINE_LIMIT",
     "Assessment",
     "Blast",
@@ -31,12 +34,15 @@ __all__ = [
     "HealthStatus",
     "Incident",
     "IncidentResult",
+    "IncidentRing",
     "Journal",
     "Ladder",
     "Monitor",
     "Outcome",
+    "PastResult",
     "Recover",
     "RecoveryContext",
+    "ResultRing",
     "Revert",
     "Rung",
     "Verdict",
