@@ -1,0 +1,143 @@
+"""
+Everything the project checks, one session a question. `nox -l` lists them, `nox -s NAME` asks one.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import nox
+
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "virtualenv"  # pip, so that its configured index holds; no ensurepip needed
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = False  # an absent one is skipped, and nox says so
+nox.options.sessions = ["tests", "real", "lint", "typing", "layers", "docs"]
+
+VERSIONS = ["3.11", "3.12", "3.13", "3.14"]
+
+#: What `tests/system` needs beyond Python: ``command: Debian package``.
+SYSTEM_COMMANDS = {"ip": "iproute2", "iptables": "iptables", "mount": "mount", "setpriv": "util-linux"}
+
+# pyenv's shims answer for the versions of `pyenv global` alone; the interpreters themselves stand beside them.
+_PYENV = pathlib.Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *(str(home / "bin") for home in sorted(_PYENV.glob("3.*")))])
+
+
+def _newest() -> str:
+    """
+    The newest supported version of which an interpreter answers here.
+    """
+    own = "{}.{}".format(*sys.version_info)
+    for version in reversed(VERSIONS):
+        command = shutil.which(f"python{version}")
+        if version == own or (command and subprocess.run([command, "-V"], capture_output=True).returncode == 0):
+            return version
+    return own
+
+
+NEWEST = _newest()
+
+
+def _install(session: nox.Session, *groups: str) -> None:
+    session.install("-e", ".", *(f"--group={group}" for group in groups))
+
+
+@nox.session(python=VERSIONS)
+def tests(session: nox.Session) -> None:
+    """Virtual time, on asyncio and trio: `tests`."""
+    _install(session, "tests")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def real(session: nox.Session) -> None:
+    """Real time, with servers from pip: `tests/real`. A skipped test fails it."""
+    _install(session, "tests")
+    session.run("pytest", "tests/real", *session.posargs, env={"SELFHEAL_NO_SKIPS": "1"})
+
+
+@nox.session(python=NEWEST)
+def system(session: nox.Session) -> None:
+    """What needs root and Debian packages, which it installs: `tests/system`. A skipped test fails it."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        session.skip("needs root on a Debian, to install packages and to take the machine apart")
+    if missing := sorted({package for command, package in SYSTEM_COMMANDS.items() if shutil.which(command) is None}):
+        session.run("apt-get", "update", "-q", external=True)
+        session.run("apt-get", "install", "-qy", "--no-install-recommends", *missing, external=True)
+    _install(session, "tests")
+    session.run("pytest", "tests/system", *session.posargs, env={"SELFHEAL_NO_SKIPS": "1"})
+
+
+@nox.session(python=NEWEST)
+def lint(session: nox.Session) -> None:
+    """Style, docstrings, changelog fragments."""
+    session.install("--group=lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("interrogate", "src")
+    session.run("interrogate", "--whitelist-regex=^test_", "tests")
+    session.run("towncrier", "build", "--draft", "--version=next", silent=True)
+
+
+@nox.session(python=NEWEST)
+def typing(session: nox.Session) -> None:
+    """Types: mypy on all of `src`, pyright on all but `integrations`, and the public API as an editor sees it."""
+    _install(session, "typing")
+    session.run("mypy", "src", "tests/typing")
+    session.run("pyright")
+
+
+@nox.session(python=NEWEST)
+def layers(session: nox.Session) -> None:
+    """Who may import whom."""
+    _install(session, "layers")
+    session.run("lint-imports")
+
+
+@nox.session(python=NEWEST)
+def docs(session: nox.Session) -> None:
+    """Build the documentation and run every code block of it, of the README and of the docstrings."""
+    _install(session, "docs")
+    session.run("sphinx-build", "-W", "-n", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    session.run("pytest", "docs", "README.md", "-p", "no:randomly", *session.posargs)
+    session.run("pytest", "--doctest-modules", "src", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def bench(session: nox.Session) -> None:
+    """Measure beside the peers and print the table."""
+    _install(session, "bench", "tests")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def demo(session: nox.Session) -> None:
+    """Five faults, with selfheal and without."""
+    session.install("-e", ".[demo]")
+    session.run("python", "-m", "selfheal", "demo", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def wheel(session: nox.Session) -> None:
+    """The tests of virtual time, against the wheel as users get it."""
+    built = pathlib.Path(session.create_tmp())
+    for old in built.glob("*.whl"):
+        old.unlink()
+    session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(built), ".")
+    (path,) = built.glob("*.whl")
+    session.install("--force-reinstall", "--no-deps", str(path))
+    session.install(str(path), "--group=tests")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def mutants(session: nox.Session) -> None:
+    """Break the machine, the rungs and the gates line by line: do the tests notice?"""
+    _install(session, "tests")
+    session.run("python", "tests/mutants/run.py", *session.posargs)
