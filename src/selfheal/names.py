@@ -86,3 +86,173 @@ EVENTS: Final[dict[str, EventName]] = {
     RESOURCE_RESUMED: EventName(_INFO, ("reason",), "Actions are allowed again."),
     LISTENER_FAILED: EventName(_ERROR, ("listener", "error_type"), "A listener raised; nothing else changed."),
 }
+
+
+class MetricName(NamedTuple):
+    """
+    What is known about one metric: type, help, open and closed labels.
+
+    *open* labels carry registered names, one series for each check, resource
+    or rung. *closed* labels carry the words in *rows* alone, so that every
+    series can exist, as 0, before anything has happened.
+
+    *mode* says how the gauges of several processes become one
+    (prometheus_client's ``multiprocess_mode``); counters and histograms add up.
+    """
+
+    type: str
+    meaning: str
+    open: tuple[str, ...] = ()
+    closed: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ((),)
+    mode: str = ""
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """
+        All label names, in the order in which values are given.
+        """
+        return self.open + self.closed
+
+
+#: `HealthStatus` as the world outside knows it: the words of the health+json draft.
+STATUS_WORDS: Final = {"healthy": "pass", "degraded": "warn", "unhealthy": "fail", "unknown": "unknown"}
+
+#: What one due time of a check came to: its status, or why there is none. "skipped": the last run still runs.
+RUN_OUTCOMES: Final = ("pass", "warn", "fail", "timeout", "error", "skipped", "unknown")
+
+#: Every change of state there is.
+TRANSITIONS: Final = (
+    ("idle", "detecting"),
+    ("idle", "recovering"),
+    ("idle", "restored"),
+    ("detecting", "idle"),
+    ("detecting", "recovering"),
+    ("recovering", "verifying"),
+    ("recovering", "restored"),
+    ("recovering", "exhausted"),
+    ("verifying", "recovering"),
+    ("verifying", "restored"),
+    ("restored", "idle"),
+    ("restored", "recovering"),
+    ("exhausted", "recovering"),
+    ("exhausted", "restored"),
+)
+
+_STATES: Final = tuple((word,) for word in ("idle", "detecting", "recovering", "verifying", "restored", "exhausted"))
+_VERDICTS: Final = tuple((word,) for word in ("done", "failed", "cannot_help", "abandoned", "cancelled"))
+_RESULTS: Final = tuple((word,) for word in ("healed", "self_resolved", "exhausted", "suppressed", "aborted"))
+_GATES: Final = tuple(
+    (word,)
+    for word in (
+        *("paused", "busy", "self_doubt", "dependency", "storm", "flapping"),
+        *("cooldown", "precondition", "budget", "shadow", "lease"),
+    )
+)
+
+_PROBE_SECONDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_ACTION_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_INCIDENT_SECONDS: Final = (0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0, 3600.0, 14400.0)
+
+_C: Final = ("check",)
+_CR: Final = ("check", "resource")
+_R: Final = ("resource",)
+_RA: Final = ("resource", "action")
+_RAR: Final = ("resource", "action", "rung")
+_M: Final = ("check", "monitor")
+
+METRICS: Final[dict[str, MetricName]] = {
+    "healing_total": MetricName("counter", "Recoveries that were proved to have helped."),
+    # The healer
+    "selfheal_build_info": MetricName(
+        "gauge", "Always 1; the versions are in the labels.", ("version", "python_version"), mode="max"
+    ),
+    "selfheal_paused": MetricName("gauge", "1 while actions are paused, somewhere.", mode="max"),
+    "selfheal_dry_run": MetricName("gauge", "1 while the mode is not 'enforce'.", mode="max"),
+    "selfheal_heartbeat_timestamp_seconds": MetricName("gauge", "When a check last ended, any.", mode="livemin"),
+    "selfheal_scheduler_lag_seconds": MetricName(
+        "histogram", "From the due time of a run to its start.", buckets=_PROBE_SECONDS
+    ),
+    "selfheal_events_dropped_total": MetricName(
+        "counter", "Events that did not get where they should.", (), ("sink", "reason"), (("listener", "error"),)
+    ),
+    # Checks
+    "selfheal_probe_up": MetricName("gauge", "1 while the status is pass or warn.", _C, mode="livemin"),
+    "selfheal_probe_status": MetricName(
+        "gauge",
+        "1 for the present status, 0 for the others.",
+        _C,
+        ("status",),
+        tuple((word,) for word in STATUS_WORDS.values()),
+        "livemax",
+    ),
+    "selfheal_probe_runs_total": MetricName(
+        "counter", "Runs by what they came to.", _C, ("outcome",), tuple((word,) for word in RUN_OUTCOMES)
+    ),
+    "selfheal_probe_duration_seconds": MetricName("histogram", "Length of a run.", _C, buckets=_PROBE_SECONDS),
+    "selfheal_probe_last_run_timestamp_seconds": MetricName(
+        "gauge", "When a run last ended; 0: never.", _C, mode="livemin"
+    ),
+    "selfheal_probe_last_success_timestamp_seconds": MetricName(
+        "gauge", "When a run last ended with pass or warn; 0: never.", _C, mode="livemin"
+    ),
+    "selfheal_probe_interval_seconds": MetricName(
+        "gauge", "Seconds between runs while all is well.", _C, mode="livemax"
+    ),
+    "selfheal_probe_abandoned": MetricName(
+        "gauge", "Runs that outlived their deadline and still run.", _C, mode="livesum"
+    ),
+    # Monitors
+    "selfheal_latency_seconds": MetricName(
+        "gauge", "The monitor's statistic over its window, when the check last ran.", _M, mode="livemax"
+    ),
+    "selfheal_latency_threshold_seconds": MetricName("gauge", "What it is compared with.", _M, mode="livemax"),
+    "selfheal_latency_window_samples": MetricName("gauge", "Samples in the window.", _M, mode="livesum"),
+    "selfheal_latency_breached": MetricName("gauge", "1 while the monitor calls it unhealthy.", _M, mode="livemax"),
+    # The healing of a check
+    "selfheal_state": MetricName(
+        "gauge", "1 for the present state of healing, 0 for the others.", _CR, ("state",), _STATES, "livemax"
+    ),
+    "selfheal_state_transitions_total": MetricName(
+        "counter", "Changes of state.", _CR, ("from_state", "to_state"), TRANSITIONS
+    ),
+    "selfheal_state_entered_timestamp_seconds": MetricName("gauge", "When the state was entered.", _CR, mode="livemin"),
+    "selfheal_exhausted": MetricName(
+        "gauge", "1 while nothing is left that could heal it: a case for a person.", _CR, mode="livemax"
+    ),
+    # Actions
+    "selfheal_recovery_detected_total": MetricName("counter", "Actions called for, in every mode.", _RA),
+    "selfheal_recovery_enforced_total": MetricName("counter", "Actions called for and started.", _RA),
+    "selfheal_recovery_attempts_total": MetricName("counter", "Actions ended, by how.", _RAR, ("outcome",), _VERDICTS),
+    "selfheal_recovery_reverts_total": MetricName(
+        "counter", "Reverts of held actions ended, by how.", _RAR, ("outcome",), _VERDICTS
+    ),
+    "selfheal_recovery_duration_seconds": MetricName("histogram", "Length of an action.", _RA, buckets=_ACTION_SECONDS),
+    "selfheal_recovery_in_progress": MetricName(
+        "gauge", "Actions and reverts that run, abandoned ones included.", _R, mode="livesum"
+    ),
+    "selfheal_recovery_held": MetricName("gauge", "1 while a held action is in force.", _RA, mode="livemax"),
+    "selfheal_recovery_suppressed_total": MetricName(
+        "counter", "Actions not started, by the gate that was closed.", _RA, ("gate",), _GATES
+    ),
+    "selfheal_recovery_verifications_total": MetricName(
+        "counter", "Whether an action has helped.", _RA, ("outcome",), (("verified",), ("refuted",))
+    ),
+    "selfheal_recovery_last_success_timestamp_seconds": MetricName(
+        "gauge", "When an action was last proved to have helped; 0: never.", _R, mode="livemax"
+    ),
+    # Incidents
+    "selfheal_incidents_opened_total": MetricName("counter", "Faults confirmed.", _R),
+    "selfheal_incidents_closed_total": MetricName("counter", "Incidents over, by result.", _R, ("result",), _RESULTS),
+    "selfheal_incidents_open": MetricName("gauge", "Incidents that are not over.", _R, mode="livesum"),
+    "selfheal_incident_duration_seconds": MetricName(
+        "histogram", "From the first bad result to proved health.", _R, ("result",), _RESULTS, buckets=_INCIDENT_SECONDS
+    ),
+    "selfheal_detection_duration_seconds": MetricName(
+        "histogram", "From the first bad result to the confirmed fault.", _R, buckets=_INCIDENT_SECONDS
+    ),
+    # Budgets
+    "selfheal_budget_limit": MetricName("gauge", "Actions allowed within a window.", ("budget",), mode="livemax"),
+    "selfheal_budget_window_seconds": MetricName("gauge", "Length of that window.", ("budget",), mode="livemax"),
+}
