@@ -1,0 +1,3 @@
+"""
+What an application owns and can heal: replaceable objects, log files. Standard library only.
+"""
