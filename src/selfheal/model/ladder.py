@@ -118,14 +118,14 @@ class Ladder:
 
     def __add__(self, other: object) -> Ladder:
         msg = (
-            f"{self!r} + {other!r} puts a ladder into one rung. '+' is for actions and binds tighter "
+            f"({self!r}) + {other!r} puts a ladder into one rung. '+' is for actions and binds tighter "
             "than '>>': write (a + b) >> c, not a + (b >> c)."
         )
         raise TypeError(msg)
 
     def __radd__(self, other: object) -> Ladder:
         msg = (
-            f"{other!r} + {self!r} puts a ladder into one rung. '+' is for actions and binds tighter "
+            f"{other!r} + ({self!r}) puts a ladder into one rung. '+' is for actions and binds tighter "
             "than '>>': write (a + b) >> c, not a + (b >> c)."
         )
         raise TypeError(msg)
