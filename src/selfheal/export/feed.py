@@ -1,0 +1,357 @@
+"""
+What each event means for the metrics. One healer, one feed.
+"""
+
+from __future__ import annotations
+
+import platform
+import weakref
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Final, Protocol
+
+import selfheal
+
+from selfheal import names
+from selfheal.export.registration import Metrics, guard
+from selfheal.monitors.latency import LatencyMonitor
+
+
+if TYPE_CHECKING:
+    from selfheal.checks import HealthCheck
+    from selfheal.model import Event, Field
+    from selfheal.runtime.watch import CheckStatus
+
+
+class Watched(Protocol):
+    """
+    What the exporter needs of a `Healer`.
+    """
+
+    @property
+    def checks(self) -> tuple[HealthCheck, ...]:
+        """
+        The registered checks.
+        """
+        ...
+
+    @property
+    def mode(self) -> str:
+        """
+        Whether it acts, or only says what it would do.
+        """
+        ...
+
+    @property
+    def paused(self) -> bool:
+        """
+        Whether all actions are paused.
+        """
+        ...
+
+    def status(self) -> Mapping[str, CheckStatus]:
+        """
+        How each check stands.
+        """
+        ...
+
+    def on_event(
+        self, listener: Callable[[Event], object], /, *, events: Collection[str] | None = None
+    ) -> Callable[[], None]:
+        """
+        Call *listener* with the events of these names; the answer takes it off again.
+        """
+        ...
+
+
+class Feed:
+    """
+    Listens to one healer. It holds it weakly: metrics live as long as the process.
+    """
+
+    def __init__(self, healer: Watched, metrics: Metrics, wall: Callable[[], float]) -> None:
+        self._healer = weakref.ref(healer)
+        self._metrics = metrics
+        self._forks = metrics.forks
+        self._wall = wall
+        self._checks: dict[str, HealthCheck] = {}
+        self._monitors: dict[str, list[tuple[LatencyMonitor, str]]] = {}
+        # What this healer has added to gauges that healers share, to be taken back when it is no longer followed.
+        self._open: dict[str, str] = {}
+        self._running: dict[str, int] = {}
+        #: What is paused; "" is everything.
+        self._pauses = {""} if healer.paused else set[str]()
+        #: The status each check shows.
+        self._shown: dict[str, str] = {}
+        #: The action each check asks for, counted as detected already.
+        self._asked: dict[str, Field] = {}
+        self._handlers: Final[dict[str, Callable[[Event], None]]] = {
+            names.HEALER_STARTED: self._started,
+            names.CHECK_COMPLETED: self._completed,
+            names.CHECK_ABANDONED: self._abandoned,
+            names.CHECK_ENDED: self._abandoned,
+            names.CHECK_STALE: self._stale,
+            names.STATE_CHANGED: self._state_changed,
+            names.INCIDENT_OPENED: self._opened,
+            names.INCIDENT_CLOSED: self._closed,
+            names.ACTION_STARTED: self._action_started,
+            names.ACTION_FINISHED: self._action_finished,
+            names.ACTION_ENDED: self._action_ended,
+            names.ACTION_BLOCKED: self._action_blocked,
+            names.HEALING_VERIFIED: self._verified,
+            names.HEALING_REFUTED: self._refuted,
+            names.HELD_APPLIED: self._held,
+            names.HELD_REVERTED: self._held,
+            names.RESOURCE_PAUSED: self._paused,
+            names.RESOURCE_RESUMED: self._resumed,
+            names.LISTENER_FAILED: self._listener_failed,
+        }
+        self._catch_up(healer)
+
+    @property
+    def events(self) -> Collection[str]:
+        """
+        The names of the events that count: the others need not be built.
+        """
+        return self._handlers.keys()
+
+    def __call__(self, event: Event) -> None:
+        handle = self._handlers.get(event.name)
+        if handle is None:
+            return
+        shared = guard()
+        with shared.lock:
+            if self._forks != shared.forks:
+                return  # a child of the process that is counted
+            if event.check and event.check not in self._checks:
+                self._bind_new()
+            handle(event)
+
+    def close(self) -> None:
+        """
+        Take back what is counted in gauges that healers share.
+        """
+        shared = guard()
+        with shared.lock:
+            if self._forks == shared.forks:
+                for resource in self._open.values():
+                    self._metrics.child("selfheal_incidents_open", resource).dec()
+                for resource, count in self._running.items():
+                    self._metrics.child("selfheal_recovery_in_progress", resource).dec(count)
+            self._open, self._running = {}, {}
+
+    def _catch_up(self, healer: Watched) -> None:
+        child = self._metrics.child
+        child("selfheal_build_info", selfheal.__version__, platform.python_version()).set(1)
+        child("selfheal_dry_run").set(healer.mode != "enforce")
+        child("selfheal_paused").set(healer.paused)
+        self._bind_new()
+        for name, status in healer.status().items():
+            resource = self._checks[name].resource
+            self._show_status(name, names.STATUS_WORDS[status.status.value])
+            self._show_state(name, resource, status.state.value)
+            child("selfheal_probe_abandoned", name).set(status.abandoned)
+            for action in status.held:
+                child("selfheal_recovery_held", resource, action).set(1)
+            if status.incident is not None:
+                self._open[name] = resource
+                child("selfheal_incidents_open", resource).inc()
+
+    def _bind_new(self) -> None:
+        healer = self._healer()
+        for check in () if healer is None else healer.checks:
+            if check.name not in self._checks:
+                self._checks[check.name] = check
+                self._bind(check)
+
+    def _bind(self, check: HealthCheck) -> None:
+        # Every series from the start: rate() does not see the step from "missing" to 1.
+        name, resource = check.name, check.resource
+        self._monitors[name] = _latency_monitors(check)
+        rungs = [(rung.name, str(index)) for index, rung in enumerate(check.recovery.rungs)]
+        values: dict[tuple[str, ...], list[tuple[str, ...]]] = {
+            (): [()],
+            ("check",): [(name,)],
+            ("check", "resource"): [(name, resource)],
+            ("check", "monitor"): [(name, monitor) for _, monitor in self._monitors[name]],
+            ("resource",): [(resource,)],
+            ("resource", "action"): [(resource, action) for action, _ in rungs],
+            ("resource", "action", "rung"): [(resource, action, rung) for action, rung in rungs],
+        }
+        child = self._metrics.child
+        for metric, spec in names.METRICS.items():
+            for open_labels in values.get(spec.open, ()):
+                for row in spec.rows:
+                    child(metric, *open_labels, *row)
+        # Of no action, for no rung applies.
+        child("selfheal_recovery_suppressed_total", resource, "", "precondition")
+        child("selfheal_probe_interval_seconds", name).set(check.policy.interval)
+        for monitor, label in self._monitors[name]:
+            child("selfheal_latency_threshold_seconds", name, label).set(monitor.threshold_ms / 1000)
+        if check.budget is not None:
+            child("selfheal_budget_limit", resource).set(check.budget.limit)
+            child("selfheal_budget_window_seconds", resource).set(check.budget.per)
+        self._show_status(name, "unknown")
+        self._show_state(name, resource, "idle")
+
+    # One method an event.
+
+    def _started(self, event: Event) -> None:
+        self._metrics.child("selfheal_dry_run").set(event.fields["mode"] != "enforce")
+        self._metrics.child("selfheal_heartbeat_timestamp_seconds").set(self._wall())
+
+    def _completed(self, event: Event) -> None:
+        child, check, fields = self._metrics.child, event.check, event.fields
+        now = self._wall()
+        word = names.STATUS_WORDS[str(fields["status"])]
+        outcome = _outcome(word, fields)
+        child("selfheal_heartbeat_timestamp_seconds").set(now)
+        child("selfheal_probe_runs_total", check, outcome).inc()
+        self._show_status(check, word)
+        if outcome == "skipped":
+            return
+        child("selfheal_probe_last_run_timestamp_seconds", check).set(now)
+        if word in ("pass", "warn"):
+            child("selfheal_probe_last_success_timestamp_seconds", check).set(now)
+        self._observe(fields.get("duration"), "selfheal_probe_duration_seconds", check)
+        self._observe(fields.get("scheduled_lag"), "selfheal_scheduler_lag_seconds")
+        for monitor, label in self._monitors.get(check, ()):
+            value = monitor.value
+            child("selfheal_latency_seconds", check, label).set(0 if value is None else value / 1000)
+            child("selfheal_latency_window_samples", check, label).set(monitor.samples)
+            child("selfheal_latency_breached", check, label).set(monitor.is_unhealthy())
+
+    def _abandoned(self, event: Event) -> None:
+        abandoned = event.fields["abandoned"]
+        if isinstance(abandoned, int):
+            self._metrics.child("selfheal_probe_abandoned", event.check).set(abandoned)
+
+    def _stale(self, event: Event) -> None:
+        self._show_status(event.check, "unknown")
+
+    def _state_changed(self, event: Event) -> None:
+        before, after = str(event.fields["from_state"]), str(event.fields["to_state"])
+        if before != after:
+            self._metrics.child("selfheal_state_transitions_total", event.check, event.resource, before, after).inc()
+            self._asked.pop(event.check, None)
+        self._show_state(event.check, event.resource, after)
+
+    def _opened(self, event: Event) -> None:
+        child, resource = self._metrics.child, event.resource
+        child("selfheal_incidents_opened_total", resource).inc()
+        self._observe(event.fields.get("time_to_detect"), "selfheal_detection_duration_seconds", resource)
+        if event.check not in self._open:
+            self._open[event.check] = resource
+            child("selfheal_incidents_open", resource).inc()
+
+    def _closed(self, event: Event) -> None:
+        child, resource, result = self._metrics.child, event.resource, str(event.fields["result"])
+        child("selfheal_incidents_closed_total", resource, result).inc()
+        self._observe(event.fields.get("time_to_recover"), "selfheal_incident_duration_seconds", resource, result)
+        if self._open.pop(event.check, None) is not None:
+            child("selfheal_incidents_open", resource).dec()
+
+    def _action_started(self, event: Event) -> None:
+        child, resource = self._metrics.child, event.resource
+        self._running[resource] = self._running.get(resource, 0) + 1
+        child("selfheal_recovery_in_progress", resource).inc()
+        if not event.fields.get("revert"):
+            self._detected(event)
+            del self._asked[event.check]  # the next attempt of the same rung is a decision of its own
+            child("selfheal_recovery_enforced_total", resource, str(event.fields["action"])).inc()
+
+    def _action_finished(self, event: Event) -> None:
+        child, resource, fields = self._metrics.child, event.resource, event.fields
+        action, rung, outcome = str(fields["action"]), str(fields["rung"]), str(fields["outcome"])
+        if fields.get("revert"):
+            child("selfheal_recovery_reverts_total", resource, action, rung, outcome).inc()
+        else:
+            child("selfheal_recovery_attempts_total", resource, action, rung, outcome).inc()
+            self._observe(fields.get("duration"), "selfheal_recovery_duration_seconds", resource, action)
+        if outcome != "abandoned":
+            self._action_ended(event)
+
+    def _action_ended(self, event: Event) -> None:
+        running = self._running.get(event.resource, 0)
+        if running:
+            self._running[event.resource] = running - 1
+            self._metrics.child("selfheal_recovery_in_progress", event.resource).dec()
+
+    def _action_blocked(self, event: Event) -> None:
+        if event.fields.get("revert"):
+            return
+        action, gate = str(event.fields.get("action") or ""), str(event.fields["gate"])
+        self._metrics.child("selfheal_recovery_suppressed_total", event.resource, action, gate).inc()
+        if action:
+            self._detected(event)
+
+    def _detected(self, event: Event) -> None:
+        # An action that waits at one gate after the other was called for once.
+        rung = event.fields.get("rung")
+        if event.check not in self._asked or self._asked[event.check] != rung:
+            self._asked[event.check] = rung
+            self._metrics.child("selfheal_recovery_detected_total", event.resource, str(event.fields["action"])).inc()
+
+    def _verified(self, event: Event) -> None:
+        child, action = self._metrics.child, str(event.fields["action"])
+        child("healing_total").inc()
+        child("selfheal_recovery_verifications_total", event.resource, action, "verified").inc()
+        child("selfheal_recovery_last_success_timestamp_seconds", event.resource).set(self._wall())
+
+    def _refuted(self, event: Event) -> None:
+        action = str(event.fields["action"])
+        self._metrics.child("selfheal_recovery_verifications_total", event.resource, action, "refuted").inc()
+
+    def _held(self, event: Event) -> None:
+        applied = event.name == names.HELD_APPLIED
+        self._metrics.child("selfheal_recovery_held", event.resource, str(event.fields["action"])).set(applied)
+
+    def _paused(self, event: Event) -> None:
+        self._pauses.add(event.resource)
+        self._metrics.child("selfheal_paused").set(1)
+
+    def _resumed(self, event: Event) -> None:
+        self._pauses.discard(event.resource)
+        self._metrics.child("selfheal_paused").set(bool(self._pauses))
+
+    def _listener_failed(self, _event: Event) -> None:
+        self._metrics.child("selfheal_events_dropped_total", "listener", "error").inc()
+
+    # What several of them do.
+
+    def _observe(self, value: Field, metric: str, *labels: str) -> None:
+        if isinstance(value, int | float):
+            self._metrics.child(metric, *labels).observe(value)
+
+    def _show_status(self, check: str, word: str) -> None:
+        if self._shown.get(check) == word:
+            return
+        self._shown[check] = word
+        self._metrics.child("selfheal_probe_up", check).set(word in ("pass", "warn"))
+        for (other,) in names.METRICS["selfheal_probe_status"].rows:
+            self._metrics.child("selfheal_probe_status", check, other).set(other == word)
+
+    def _show_state(self, check: str, resource: str, state: str) -> None:
+        child = self._metrics.child
+        for (other,) in names.METRICS["selfheal_state"].rows:
+            child("selfheal_state", check, resource, other).set(other == state)
+        child("selfheal_exhausted", check, resource).set(state == "exhausted")
+        child("selfheal_state_entered_timestamp_seconds", check, resource).set(self._wall())
+
+
+def _latency_monitors(check: HealthCheck) -> list[tuple[LatencyMonitor, str]]:
+    found = [monitor for monitor in check.monitors if isinstance(monitor, LatencyMonitor)]
+    unnamed = [monitor for monitor in found if monitor.name is None]
+    return [
+        (monitor, monitor.name or ("latency" if len(unnamed) == 1 else f"latency_{unnamed.index(monitor) + 1}"))
+        for monitor in found
+    ]
+
+
+def _outcome(word: str, fields: Mapping[str, Field]) -> str:
+    kind = fields.get("kind")
+    if kind == "stuck" and not fields.get("duration"):
+        return "skipped"  # the last run still runs, so none was started
+    if kind == "timeout" and word == "fail":
+        return "timeout"
+    return "error" if kind == "probe_error" else word
