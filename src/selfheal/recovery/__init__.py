@@ -4,8 +4,8 @@ Actions, the operators that compose them, and what the operators mean. Nothing h
 
 from __future__ import annotations
 
-from selfheal.recovery.action import ByFault, RecoveryAction, Retrying, Sequence, Tree, When, Within, leaves
-from selfheal.recovery.function import FunctionAction, as_action, by_fault, recovery_action, rung
+from selfheal.recovery.action import RecoveryAction, Retrying, Sequence, Tree, When, Within, leaves
+from selfheal.recovery.function import ByFault, FunctionAction, as_action, by_fault, recovery_action, rung
 from selfheal.recovery.plan import TRIES_LIMIT, Pause, Plan, Run, plan, revert_plan
 
 

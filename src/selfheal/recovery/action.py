@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import attrs
@@ -19,7 +19,7 @@ from selfheal.errors import ConfigError
 from selfheal.model.health import Fault
 from selfheal.model.ladder import Blast, Climbable, Ladder, RecoveryContext, Rung
 from selfheal.model.settings import require_name, seconds
-from selfheal.recovery.signatures import snake_case, takes
+from selfheal.recovery.signatures import require_runnable, require_strategies, snake_case
 
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class RecoveryAction:
             ConfigError: If a number is out of range, or the action cannot be run as it is written.
         """
         for leaf in leaves(self):
-            _require_runnable(leaf)
+            require_runnable(leaf, RecoveryAction.recover)
         rung = Rung(
             action=self,
             name=require_name(self.name, f"the name of {self},"),
@@ -329,14 +329,7 @@ class Retrying(Tree):
         retry: Callable[[RetryCallState], bool] | None,
     ) -> None:
         strategies = {"stop": stop, "wait": wait, "retry": retry}
-        for argument, strategy in strategies.items():
-            if not callable(strategy) and (argument == "stop" or strategy is not None):
-                msg = (
-                    f"retrying({argument}={strategy!r}): must be one of tenacity's {argument} strategies, "
-                    "such as tenacity.stop_after_attempt(3), tenacity.wait_fixed(1), "
-                    "tenacity.retry_if_exception_type(OSError)."
-                )
-                raise ConfigError(msg)
+        require_strategies(strategies)
         if not part.idempotent:
             msg = (
                 f"{part} is not idempotent: after a failure nobody knows how far it got, so it is not retried "
@@ -387,49 +380,6 @@ class Named(Tree):
         return f"{_operand(self.branches[0])}.named({self.name!r})"
 
 
-class ByFault(Tree):
-    """
-    ``by_fault({"stale": a}, default=b)``: one action that looks at the fault first.
-    """
-
-    cases: Mapping[str, RecoveryAction]
-    default: RecoveryAction | None
-
-    def __init__(self, cases: Mapping[str, RecoveryAction], default: RecoveryAction | None) -> None:
-        if not cases:
-            msg = "by_fault({}): give at least one fault kind with its action."
-            raise ConfigError(msg)
-        for kind in cases:
-            require_name(kind, "fault kind")
-        branches = (*cases.values(), *(() if default is None else (default,)))
-        names = dict.fromkeys(branch.name for branch in branches)
-        super().__init__(branches, "_or_".join(names), cases=dict(cases), default=default)
-
-    def chosen(self, fault: Fault) -> RecoveryAction | None:
-        """
-        The action against *fault*, or `None`.
-        """
-        return self.cases.get(fault.kind, self.default)
-
-    def applies(self, fault: Fault) -> bool:
-        """
-        Whether there is an action against *fault*, and it applies.
-        """
-        action = self.chosen(fault)
-        return action is not None and action.applies(fault)
-
-    def plan(self) -> str:
-        """
-        What it would do, fault by fault.
-        """
-        lines = [f"{kind}: {action.plan()}" for kind, action in self.cases.items()]
-        return "; ".join([*lines, f"else: {self.default.plan()}"] if self.default else lines)
-
-    def __str__(self) -> str:
-        cases = ", ".join(f"{kind!r}: {action}" for kind, action in self.cases.items())
-        return f"by_fault({{{cases}}}{f', default={self.default}' if self.default else ''})"
-
-
 def leaves(action: RecoveryAction) -> tuple[RecoveryAction, ...]:
     """
     The single actions of a tree, from left to right.
@@ -446,25 +396,3 @@ def _operand(action: RecoveryAction) -> str:
 def _strategy(strategy: object) -> str:
     # tenacity's strategies have no repr of their own, and an address would differ from run to run.
     return getattr(strategy, "__name__", None) or f"{type(strategy).__name__}(...)"
-
-
-def _require_runnable(leaf: RecoveryAction) -> None:
-    name = type(leaf).__name__
-    if getattr(leaf.recover, "__func__", None) is RecoveryAction.recover:
-        msg = f"{name} does not say what it does: write def recover(self, ctx)."
-        raise ConfigError(msg)
-    for method in (leaf.recover, leaf.revert):
-        if not takes(method, 1):
-            msg = f"{name}.{method.__name__} must take one argument: def {method.__name__}(self, ctx)."
-            raise ConfigError(msg)
-    if isinstance(leaf.kinds, str):
-        msg = f"{name}.kinds={leaf.kinds!r}: give a set of fault kinds, such as {{{leaf.kinds!r}}}."
-        raise ConfigError(msg)
-    if leaf.revert_when is None:
-        return
-    if not leaf.held:
-        msg = f"{leaf} names revert_when but has nothing to revert. Write revert(), or leave revert_when out."
-        raise ConfigError(msg)
-    if not takes(leaf.revert_when, 0):
-        msg = f"revert_when of {leaf} must be a probe without arguments, or a method that takes only self."
-        raise ConfigError(msg)

@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar, cast, overload
 
 from selfheal.errors import ConfigError
+from selfheal.model.health import Fault
 from selfheal.model.ladder import Blast, Ladder, RecoveryContext
-from selfheal.recovery.action import ByFault, RecoveryAction
+from selfheal.model.settings import require_name
+from selfheal.recovery.action import RecoveryAction, Tree
 from selfheal.recovery.signatures import is_generator, name_of, takes
 
 
@@ -193,6 +195,49 @@ def by_fault(
     """
     actions = {kind: as_action(action) for kind, action in cases.items()}
     return ByFault(actions, None if default is None else as_action(default))
+
+
+class ByFault(Tree):
+    """
+    ``by_fault({"stale": a}, default=b)``: one action that looks at the fault first.
+    """
+
+    cases: Mapping[str, RecoveryAction]
+    default: RecoveryAction | None
+
+    def __init__(self, cases: Mapping[str, RecoveryAction], default: RecoveryAction | None) -> None:
+        if not cases:
+            msg = "by_fault({}): give at least one fault kind with its action."
+            raise ConfigError(msg)
+        for kind in cases:
+            require_name(kind, "fault kind")
+        branches = (*cases.values(), *(() if default is None else (default,)))
+        names = dict.fromkeys(branch.name for branch in branches)
+        super().__init__(branches, "_or_".join(names), cases=dict(cases), default=default)
+
+    def chosen(self, fault: Fault) -> RecoveryAction | None:
+        """
+        The action against *fault*, or `None`.
+        """
+        return self.cases.get(fault.kind, self.default)
+
+    def applies(self, fault: Fault) -> bool:
+        """
+        Whether there is an action against *fault*, and it applies.
+        """
+        action = self.chosen(fault)
+        return action is not None and action.applies(fault)
+
+    def plan(self) -> str:
+        """
+        What it would do, fault by fault.
+        """
+        lines = [f"{kind}: {action.plan()}" for kind, action in self.cases.items()]
+        return "; ".join([*lines, f"else: {self.default.plan()}"] if self.default else lines)
+
+    def __str__(self) -> str:
+        cases = ", ".join(f"{kind!r}: {action}" for kind, action in self.cases.items())
+        return f"by_fault({{{cases}}}{f', default={self.default}' if self.default else ''})"
 
 
 def _require_one_argument(function: object) -> None:

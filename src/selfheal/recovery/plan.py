@@ -16,7 +16,8 @@ from typing import Final, NamedTuple, TypeAlias, cast
 from selfheal.errors import SelfHealError
 from selfheal.model.health import Fault
 from selfheal.model.steps import Outcome, Verdict
-from selfheal.recovery.action import ByFault, RecoveryAction, Retrying, Sequence, Tree, Within
+from selfheal.recovery.action import RecoveryAction, Retrying, Sequence, Tree, Within
+from selfheal.recovery.function import ByFault
 
 
 #: Tries of one `retrying` in one run, whatever its stop strategy says. Only a strategy that never stops gets there.
