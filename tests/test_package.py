@@ -164,7 +164,7 @@ def _unknown_errors(source: str) -> list[str]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             known |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            section = re.search(r"^Raises:\n((?: {4,}.*\n?|\n)+)", ast.get_docstring(node) or "", re.MULTILINE)
+            section = re.search(r"^Raises.*:\n((?: {4,}.*\n?|\n)+)", ast.get_docstring(node) or "", re.MULTILINE)
             named += re.findall(r"^ {4}([A-Za-z_][\w.]*):", section[1], re.MULTILINE) if section else []
     return [error for error in named if error.partition(".")[0] not in known]
 
