@@ -248,12 +248,11 @@ def _require_workable(check: HealthCheck) -> None:
     if check.probe is None and not check.monitors:
         msg = f"check {check.name!r} has neither a probe nor a monitor: there is nothing to look at."
         raise ConfigError(msg)
-    for rung in check.recovery.rungs:
-        try:
-            check.policy.require_provable(settle=rung.settle, verify_within=rung.verify_within)
-        except ConfigError as exc:
-            msg = f"check {check.name!r}, rung {rung.name!r}: {exc}"
-            raise ConfigError(msg) from None
+    if check.recovery.rungs:
+        # Here, so that marking a function that nothing heals does not load the machine.
+        from selfheal.healing.feasibility import require_feasible
+
+        require_feasible(check.policy, check.recovery, check.budget, what=f"check {check.name!r}")
 
 
 def _require_markable(function: Any) -> None:

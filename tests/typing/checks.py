@@ -48,7 +48,8 @@ def takes_one(url: str) -> None:
 def build(action: RecoveryAction, monitor: Monitor) -> None:
     """The same for any callable."""
     assert_type(bare(), None)
-    assert_type(with_options(), Coroutine[Any, Any, bool])
+    colour: Coroutine[Any, Any, bool] = with_options()
+    colour.close()
     assert_type(Service().probe(), CheckResult)
     HealthCheck(Service().probe, name="x", recovery=action >> action)
     HealthCheck(functools.partial(takes_one, "u"), policy=HealingPolicy(interval=5), recovery=action)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, assert_type
 
 import attrs
@@ -88,7 +88,7 @@ class Renamed(RecoveryAction):
     """
 
     name: str = "renamed"
-    revert_when: Any = None
+    revert_when: Callable[[], object] | None = None
 
     def recover(self, ctx: RecoveryContext) -> None:
         """Sync."""
@@ -124,7 +124,8 @@ def compose(ctx: RecoveryContext, fault: Fault) -> None:
     plain, held, configured = Plain(), Held("held"), Configured("pool")
     assert_type(warm, FunctionAction[int])
     assert_type(warm(ctx), int)
-    assert_type(fetch(ctx), Coroutine[Any, Any, None])
+    colour: Coroutine[Any, Any, None] = fetch(ctx)
+    colour.close()
     assert_type(optioned, FunctionAction[None])
     assert_type(undo(ctx), None)
     assert_type(plain + held, Sequence)
@@ -168,7 +169,6 @@ def drive(action: RecoveryAction, fault: Fault, applied: list[RecoveryAction]) -
 
 def mistakes(plain: RecoveryAction) -> None:
     """What an editor underlines."""
-    plain + rung(plain)  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue, reportUnusedExpression]
     plain >> 3  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue, reportUnusedExpression]
     rung(plain, 3)  # type: ignore[call-arg, misc, unused-ignore]  # pyright: ignore[reportCallIssue]
     (plain >> plain).within(5)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]

@@ -68,7 +68,7 @@ class RecoveryAction:
     safe_after_abandon: ClassVar[bool] = False
     kinds: ClassVar[Collection[str] | None] = None
     name: str = cast("str", _SnakeName())
-    revert_when: Callable[[], object] | None = None
+    revert_when: Callable[..., object] | None = None  # an ellipsis, so that a method may stand here too
 
     def recover(self, ctx: RecoveryContext) -> Awaitable[None] | None:
         """
@@ -228,7 +228,7 @@ class Tree(RecoveryAction):
     branches: tuple[RecoveryAction, ...]
 
     def __init__(self, branches: tuple[RecoveryAction, ...], name: str, **fields: object) -> None:
-        probes: list[Callable[[], object]] = []
+        probes: list[Callable[..., object]] = []
         for branch in branches:
             if branch.revert_when is not None and branch.revert_when not in probes:
                 probes.append(branch.revert_when)
