@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from math import fsum
-from operator import neg
 from typing import TYPE_CHECKING, Final, Protocol
 
 
@@ -53,7 +52,10 @@ class Mean:
         """
         See `Statistic.update`.
         """
-        terms = [*self._sum, *fresh, *map(neg, gone)]
+        terms = self._sum
+        terms += fresh
+        for sample in gone:
+            terms.append(-sample)
         parts: list[float] = []
         while part := fsum(terms):  # each part is the rounded rest of what the parts before it leave out
             parts.append(part)
