@@ -82,8 +82,7 @@ def lint(session: nox.Session) -> None:
     session.install("--group=lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
-    session.run("interrogate", "src")
-    session.run("interrogate", "--whitelist-regex=^test_", "tests")
+    session.run("interrogate", "tests")
     session.run("towncrier", "build", "--draft", "--version=next", silent=True)
 
 
