@@ -1,0 +1,3 @@
+"""
+What selfheal costs, beside its peers: ``python -m benchmarks`` measures and writes RESULTS.md.
+"""
