@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import weakref
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from selfheal.errors import ConfigError
@@ -15,8 +14,8 @@ from selfheal.errors import ConfigError
 if TYPE_CHECKING:
     from selfheal.healer import Healer
 
-#: Healers that write to the log, and how to end it.
-_logged: Final[weakref.WeakKeyDictionary[Healer, Callable[[], None]]] = weakref.WeakKeyDictionary()
+#: Healers that write to the log.
+_logged: Final[weakref.WeakSet[Healer]] = weakref.WeakSet()
 
 
 def attach(healer: Healer, *, registry: object = None) -> None:
@@ -35,10 +34,9 @@ def attach(healer: Healer, *, registry: object = None) -> None:
     """
     from selfheal.export.logging import LogExporter
 
-    earlier = _logged.pop(healer, None)
-    if earlier is not None:
-        earlier()
-    _logged[healer] = LogExporter(log_errors=healer.log_errors, redact=healer.redact).attach(healer)
+    if healer not in _logged:
+        LogExporter(log_errors=healer.log_errors, redact=healer.redact).attach(healer)
+        _logged.add(healer)
     if registry is None:
         return
     own = getattr(registry, "attach", None)

@@ -66,13 +66,14 @@ class Watched(Protocol):
 
 class Feed:
     """
-    Listens to one healer. It holds it weakly: metrics live as long as the process.
+    Listens to one healer, and is held by that healer alone: metrics live as long as the process.
     """
 
     def __init__(self, healer: Watched, metrics: Metrics, wall: Callable[[], float]) -> None:
         self._healer = weakref.ref(healer)
         self._metrics = metrics
         self._forks = metrics.forks
+        self._remove: Callable[[], None] = _nothing
         self._wall = wall
         self._checks: dict[str, HealthCheck] = {}
         self._monitors: dict[str, list[tuple[LatencyMonitor, str]]] = {}
@@ -108,12 +109,17 @@ class Feed:
         }
         self._catch_up(healer)
 
-    @property
-    def events(self) -> Collection[str]:
+    def joins(self, healer: Watched, metrics: Metrics) -> bool:
         """
-        The names of the events that count: the others need not be built.
+        Whether it carries from *healer* to *metrics*.
         """
-        return self._handlers.keys()
+        return self._healer() is healer and self._metrics is metrics
+
+    def listen(self, healer: Watched) -> None:
+        """
+        Begin, with the events that count: the others need not be built.
+        """
+        self._remove = healer.on_event(self, events=self._handlers.keys())
 
     def __call__(self, event: Event) -> None:
         handle = self._handlers.get(event.name)
@@ -129,8 +135,10 @@ class Feed:
 
     def close(self) -> None:
         """
-        Take back what is counted in gauges that healers share.
+        Listen no longer; take back what is counted in gauges that healers share.
         """
+        remove, self._remove = self._remove, _nothing
+        remove()
         shared = guard()
         with shared.lock:
             if self._forks == shared.forks:
@@ -337,6 +345,12 @@ class Feed:
             child("selfheal_state", check, resource, other).set(other == state)
         child("selfheal_exhausted", check, resource).set(state == "exhausted")
         child("selfheal_state_entered_timestamp_seconds", check, resource).set(self._wall())
+
+
+def _nothing() -> None:
+    """
+    There is nothing to take off.
+    """
 
 
 def _latency_monitors(check: HealthCheck) -> list[tuple[LatencyMonitor, str]]:

@@ -7,8 +7,10 @@ from closed lists; no text of an exception ever gets into one.
 
 from __future__ import annotations
 
+import weakref
+
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from selfheal.clock import SystemClock
 from selfheal.export.feed import Feed
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from selfheal.export.feed import Watched
+
+
+#: Who listens to which healer. A healer holds its listeners, so nothing that lives longer may hold one.
+_feeds: Final[weakref.WeakSet[Feed]] = weakref.WeakSet()
 
 
 class PrometheusExporter:
@@ -60,15 +66,10 @@ class PrometheusExporter:
 
         with guard().lock:
             metrics = metrics_in(self._registry or prometheus_client.REGISTRY)
-            earlier = metrics.followed.pop(healer, None)
-            if earlier is not None:
-                earlier()
+            for earlier in tuple(_feeds):
+                if earlier.joins(healer, metrics):
+                    earlier.close()
             feed = Feed(healer, metrics, self._wall)
-        remove = healer.on_event(feed, events=feed.events)
-
-        def detach() -> None:
-            remove()
-            feed.close()
-
-        metrics.followed[healer] = detach
-        return detach
+            feed.listen(healer)
+            _feeds.add(feed)
+        return feed.close

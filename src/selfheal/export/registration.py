@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from selfheal import names
@@ -107,8 +107,6 @@ class Metrics:
     """
 
     def __init__(self, forks: int) -> None:
-        #: How to stop following each healer that is followed.
-        self.followed: weakref.WeakKeyDictionary[object, Callable[[], None]] = weakref.WeakKeyDictionary()
         self.renew(forks)
 
     def renew(self, forks: int) -> None:
