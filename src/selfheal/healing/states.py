@@ -279,6 +279,7 @@ class States:
         probation, record, reason = self._probation, self._chronicle.record, RELAPSE
         if record is None:  # held rungs were adopted, and this is the first fault seen
             self._chronicle.open(fault, began=self._evidence.began, now=now, manual=False)
+            reason = "fault confirmed"
         if probation.watched is not None:
             self._forced = probation.watched
             probation.double(self._forced)
