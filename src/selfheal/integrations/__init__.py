@@ -15,7 +15,9 @@ def missing_extra(who: str, *, package: str, extra: str) -> MissingExtraError:
     """
     The error that says which package is missing, and the command that installs it.
     """
-    return MissingExtraError(f"{who} needs the package '{package}'. Install it with: pip install 'selfheal-core[{extra}]'")
+    return MissingExtraError(
+        f"{who} needs the package '{package}'. Install it with: pip install 'selfheal-core[{extra}]'"
+    )
 
 
 def require(module: str, *, who: str, package: str, extra: str) -> Any:

@@ -1,0 +1,223 @@
+"""
+Which connections a pool has given out, how long they have been silent, and how to cut one without touching another.
+
+A pool does not know what it has given out, and a thread that waits for a dead
+peer can be freed by one thing only: shutting its socket down from elsewhere.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import struct
+import sys
+import threading
+import weakref
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+
+#: ``struct tcp_info`` of Linux: 8 bytes, then u32s; these three are milliseconds since data sent, ack sent, data received.
+_TCP_INFO: Final = struct.Struct("=44x3I")
+
+
+@attrs.frozen
+class Session:
+    """
+    One open connection of a pool, as seen from outside at one moment.
+
+    Args:
+        pid: Of the server process that serves it.
+        address: The server's address and port.
+        leased: It is out of the pool, in somebody's hands.
+        busy: A query was sent, and its answer has not been taken in completely.
+        silent_for: Seconds since anything was sent or received; `None` where the system does not tell.
+        waiting_for: Seconds since its query was sent, if it is busy and nothing at all has been received since.
+    """
+
+    pid: int
+    address: tuple[bytes, bytes]
+    leased: bool
+    busy: bool
+    silent_for: float | None
+    waiting_for: float | None
+
+
+@attrs.frozen
+class _Registered:
+    # A file descriptor's number is reused at once after a close; device and inode tell whose it is now.
+    fd: int
+    identity: tuple[int, int]
+
+
+class ConnectionRegistry:
+    """
+    Knows the connections of one pool.
+
+    `PoolHealth` and the actions install one by themselves. Give one yourself to
+    have it from the very first connection on::
+
+        ConnectionPool(DSN, configure=ConnectionRegistry())
+
+    Args:
+        then: Your own ``configure`` function, called after the connection was noted; a coroutine function for an
+            async pool.
+
+    References to connections are weak: the registry holds as many entries as there are live connections.
+
+    .. versionadded:: 26.1.0
+    """
+
+    def __init__(self, then: Callable[[Any], Any] | None = None) -> None:
+        self._then = then
+        self._lock = threading.Lock()
+        self._registered: weakref.WeakKeyDictionary[Any, _Registered] = weakref.WeakKeyDictionary()
+
+    def __call__(self, connection: Any) -> Any:
+        """
+        Note a new connection: the pool's ``configure`` callback.
+        """
+        self.adopt(connection)
+        return _DONE if self._then is None else self._then(connection)
+
+    @classmethod
+    def of(cls, pool: Any) -> ConnectionRegistry:
+        """
+        The registry of *pool*, installed as its ``configure`` callback if it has none yet.
+        """
+        registry = pool._configure
+        if not isinstance(registry, cls):
+            pool._configure = registry = cls(then=registry)
+            # Once in a pool's life: those that it has given out already are known to nobody but the interpreter.
+            import psycopg
+
+            for thing in gc.get_objects():
+                if issubclass(type(thing), psycopg.BaseConnection) and getattr(thing, "_pool", None) is pool:
+                    registry.adopt(thing)
+        for connection in pool._pool.copy():
+            registry.adopt(connection)
+        return registry
+
+    def adopt(self, connection: Any) -> None:
+        """
+        Note a connection, if it is open and not known yet.
+        """
+        with self._lock:
+            if connection not in self._registered and (registered := _register(connection)) is not None:
+                self._registered[connection] = registered
+
+    def sessions(self, pool: Any) -> dict[Any, Session]:
+        """
+        The open connections, each as it is now.
+        """
+        with self._lock:
+            known = list(self._registered.items())
+        seen = ((connection, _look(connection, registered, pool)) for connection, registered in known)
+        return {connection: session for connection, session in seen if session is not None}
+
+    def sever(self, connection: Any) -> bool:
+        """
+        Shut a connection's socket down in both directions; whoever waits on it gets an error at once.
+
+        Returns:
+            Whether it was. `False` if the connection is closed or unknown: its descriptor may be somebody else's now.
+        """
+        with self._lock:
+            registered = self._registered.get(connection)
+        duplicate = None if registered is None else _duplicate(connection, registered)
+        if duplicate is None:
+            return False
+        with duplicate:
+            try:
+                duplicate.shutdown(socket.SHUT_RDWR)
+            except OSError:  # it has been cut before
+                return False
+        return True
+
+
+class _Done:
+    """
+    Nothing to wait for: an async pool awaits what ``configure`` returns, a sync one ignores it.
+    """
+
+    def __await__(self) -> Any:
+        return iter(())
+
+
+_DONE: Final = _Done()
+
+
+def _register(connection: Any) -> _Registered | None:
+    import psycopg
+
+    try:
+        fd = connection.pgconn.socket
+        return _Registered(fd, _identity(fd))
+    except (psycopg.Error, OSError):  # closed meanwhile
+        return None
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _duplicate(connection: Any, registered: _Registered) -> socket.socket | None:
+    """
+    A second descriptor of the connection's socket, or `None` if it is not surely that one any more.
+    """
+    import psycopg
+
+    try:
+        fd = os.dup(registered.fd)
+    except OSError:
+        return None
+    try:
+        # Asked of the duplicate, which nobody can close under us, and only then of the connection.
+        if _identity(fd) == registered.identity and connection.pgconn.socket == registered.fd:
+            return socket.socket(fileno=fd)
+    except (psycopg.Error, OSError):
+        pass
+    os.close(fd)
+    return None
+
+
+def _look(connection: Any, registered: _Registered, pool: Any) -> Session | None:
+    import psycopg
+
+    duplicate = _duplicate(connection, registered)
+    if duplicate is None:
+        return None
+    with duplicate:
+        ages = _ages(duplicate)
+    try:
+        pgconn = connection.pgconn
+        busy = pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
+        pid, address = pgconn.backend_pid, (pgconn.hostaddr, pgconn.port)
+    except psycopg.Error:
+        return None
+    silent_for = waiting_for = None
+    if ages is not None:
+        sent, received = ages
+        silent_for = min(sent, received)
+        # An answer that lies unread in our own buffers (a slow reader of a stream) was received after the query was sent.
+        waiting_for = sent if busy and sent < received else None
+    leased = getattr(connection, "_pool", None) is pool
+    return Session(pid, address, leased, busy, silent_for, waiting_for)
+
+
+def _ages(sock: socket.socket) -> tuple[float, float] | None:
+    """
+    Seconds since data was last sent and received, as the kernel counts them: only Linux does, and only for TCP.
+    """
+    if sys.platform != "linux" or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return None
+    try:
+        sent, _, received = _TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
+    except OSError:
+        return None
+    return sent / 1000, received / 1000
