@@ -14,6 +14,9 @@ class Clock(Protocol):
     Tells monotonic time for everything that is measured, and wall time for people.
     """
 
+    #: Whether time moves by itself. If not, sync probes and actions run inline: nothing may take real time.
+    virtual: bool
+
     def now(self) -> float:
         """
         Seconds since a fixed origin. Never goes backwards.
@@ -32,6 +35,7 @@ class SystemClock:
     The real time.
     """
 
+    virtual = False
     now = staticmethod(time.monotonic)
     wall = staticmethod(time.time)
 

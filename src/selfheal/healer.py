@@ -1,0 +1,457 @@
+"""
+The front door: what an application makes, enters, asks and leaves.
+
+It checks what it is given, finds the loop, and passes everything on to the
+driver. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from selfheal import names
+from selfheal.checks import HealthCheck, resolve
+from selfheal.clock import SystemClock
+from selfheal.errors import ConfigError, IllegalTransitionError, NotRunningError, UnknownCheckError
+from selfheal.healing import require_feasible
+from selfheal.model import Budget, Incident, seconds
+from selfheal.runtime import gating, pauses, roster
+from selfheal.runtime.driver import Settings
+from selfheal.runtime.engine import Engine
+from selfheal.runtime.watch import CheckStatus, Pause
+
+
+if TYPE_CHECKING:
+    import datetime as dt
+    import random as random_module
+
+    from selfheal.clock import Clock
+    from selfheal.model import Journal
+    from selfheal.runtime.gating import Explanation
+    from selfheal.runtime.hosts import Host
+    from selfheal.runtime.listeners import Listener
+
+#: A pause without an end is forgotten and never found: this is how long one lasts unless said otherwise.
+PAUSE_SECONDS = 3600.0
+
+Mode = Literal["enforce", "observe"]
+
+
+class Healer:
+    """
+    Watches checks and heals their resources, in a sync or in an async program.
+
+    ``with`` runs it in one background thread; ``async with`` runs it inside
+    your own loop, asyncio or trio. All times are in seconds.
+
+    Args:
+        checks: Functions marked by `health_check`, and `HealthCheck` values.
+        mode: "enforce" heals; "observe" only looks and records.
+        allow_destructive: Allow rungs that destroy data or work of somebody else.
+        budget: Actions of the whole process.
+        max_concurrent: Actions at the same time.
+        max_threads: Threads for sync probes and actions. Abandoned ones are not counted; they have a bound of
+            their own, four a check.
+        grace: Seconds that running actions get when the healer stops.
+        journal: Keeps events beyond the life of the process.
+        registry: A registry of prometheus-client to report to, or `True` for its default one.
+        clock: The time; tests pass a virtual one.
+        random: Where jitter and phases come from.
+        phase: Seconds until each first check; by default a random time within its interval, one second at most.
+        slack: Seconds by which due times may be late to share wake-ups; by default 5 % of the wait, 50 ms at most.
+        log_errors: Let exception texts and tracebacks into the log.
+        redact: Applied to each such text first.
+        after_fork: What a child process does: "warn" that it has no healer, or "start" one of its own.
+
+    Raises:
+        ConfigError: If a setting, or two checks together, cannot work.
+    """
+
+    def __init__(
+        self,
+        checks: Iterable[HealthCheck | Callable[[], object]] = (),
+        *,
+        mode: Mode = "enforce",
+        allow_destructive: bool = False,
+        budget: Budget = Budget(10, per=600),  # noqa: B008 - a frozen value
+        max_concurrent: int = 4,
+        max_threads: int = 32,
+        grace: float | dt.timedelta = 5.0,
+        journal: Journal | None = None,
+        registry: object = None,
+        clock: Clock | None = None,
+        random: random_module.Random | None = None,
+        phase: float | None = None,
+        slack: float | None = None,
+        log_errors: bool = False,
+        redact: Callable[[str], str] | None = None,
+        after_fork: Literal["warn", "start"] = "warn",
+    ) -> None:
+        if mode not in {"enforce", "observe"}:
+            msg = f"mode={mode!r}: 'enforce' heals, 'observe' only looks and records."
+            raise ConfigError(msg)
+        if after_fork not in {"warn", "start"}:
+            msg = f"after_fork={after_fork!r}: 'warn' or 'start'."
+            raise ConfigError(msg)
+        self.mode: Mode = mode
+        settings = Settings(
+            mode=mode,
+            allow_destructive=allow_destructive,
+            budget=budget,
+            max_concurrent=_count("max_concurrent", max_concurrent),
+            grace=_time("grace", grace),
+            phase=None if phase is None else _time("phase", phase),
+            slack=None if slack is None else _time("slack", slack),
+            uniform=_uniform(random),
+        )
+        self.log_errors = log_errors
+        self.redact = redact
+        self._registry = registry
+        self._engine = Engine(
+            settings,
+            SystemClock() if clock is None else clock,
+            max_threads=_count("max_threads", max_threads),
+            after_fork=after_fork,
+            on_start=self._attach_exporters,
+        )
+        resolved = roster.distinct(resolve(check) for check in checks)
+        roster.require_acyclic(resolved)
+        for check in resolved.values():
+            self._admit(check)
+        if journal is not None:
+            self._engine.listen(journal.write, None)
+
+    def _admit(self, check: HealthCheck) -> None:
+        budget = self._engine.settings.budget
+        require_feasible(check.policy, check.recovery, budget, what=f"the process, through check {check.name!r}")
+        self._engine.driver.add(check)
+        self._engine.checks[check.name] = check
+
+    def _attach_exporters(self) -> None:
+        # The one look upwards: whoever gets a registry, and every healer for its log, expects them to work by itself.
+        from selfheal.export import attach
+
+        attach(self, registry=self._registry)
+
+    # --- life -----------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        await self.astart()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.astop()
+
+    def start(self) -> None:
+        """
+        Start in a background thread. An async program awaits `astart`.
+
+        Raises:
+            IllegalTransitionError: If it runs already.
+        """
+        self._engine.start()
+
+    async def astart(self) -> None:
+        """
+        Start inside the running loop of asyncio or trio.
+
+        Raises:
+            IllegalTransitionError: If it runs already.
+            NotRunningError: If no loop runs here.
+        """
+        await self._engine.astart()
+
+    def begin_on(self, host: Host) -> None:
+        """
+        Start on a loop of one's own, as the simulator does. Applications use ``with`` or ``async with``.
+
+        Raises:
+            IllegalTransitionError: If it runs already.
+        """
+        self._engine.begin_on(host)
+
+    def stop(self, *, revert: bool = False) -> None:
+        """
+        Stop a healer that was started by `start`, within ``grace`` seconds.
+
+        Running actions get the grace, then are given up and named in the event
+        ``selfheal.healer.stopped``. Held changes stay as they are.
+
+        Args:
+            revert: Step held changes down first, as far as the grace goes.
+
+        Raises:
+            IllegalTransitionError: If it runs inside your own loop: await `astop` there.
+        """
+        self._engine.stop(revert=revert)
+
+    async def astop(self, *, revert: bool = False) -> None:
+        """
+        Stop a healer that was started by `astart`, within ``grace`` seconds. As `stop`.
+        """
+        await self._engine.astop(revert=revert)
+
+    # --- checks ---------------------------------------------------------------
+
+    @property
+    def checks(self) -> tuple[HealthCheck, ...]:
+        """
+        What is watched.
+        """
+        return tuple(self._engine.checks.values())
+
+    def add(self, check: HealthCheck | Callable[[], object]) -> None:
+        """
+        Watch one more check.
+
+        Raises:
+            ConfigError: If its name is taken, or it cannot work. Nothing has changed then.
+        """
+        resolved = resolve(check)
+        roster.require_acyclic(roster.distinct((*self._engine.checks.values(), resolved)))
+        self._engine.on_loop(lambda: self._admit(resolved))
+
+    def remove(self, name: str) -> None:
+        """
+        Watch a check no longer. Its open incident ends as aborted; held changes stay as they are.
+
+        Raises:
+            UnknownCheckError: If there is none of this name.
+            ConfigError: If another check depends on it.
+        """
+        self._check(name)
+        roster.require_removable(self._engine.checks, name)
+        self._engine.on_loop(lambda: self._engine.driver.remove(name))
+        del self._engine.checks[name]
+
+    # --- questions ------------------------------------------------------------
+
+    def status(self) -> Mapping[str, CheckStatus]:
+        """
+        How every check stands right now. Safe from any thread; never waits.
+        """
+        return MappingProxyType({name: watch.status() for name, watch in tuple(self._engine.driver.watches.items())})
+
+    def explain(self, name: str) -> Explanation:
+        """
+        Why a check is, or is not, being healed: every gate with its reason. Its ``str`` is a sentence.
+
+        Raises:
+            UnknownCheckError: If there is none of this name.
+        """
+        self._check(name)
+        return gating.explain(self._engine.driver, self._engine.driver.watches[name], self._engine.clock.now())
+
+    def incidents(self) -> tuple[Incident, ...]:
+        """
+        The last closed incidents, oldest first, at most 256.
+        """
+        return tuple(self._engine.driver.reporter.incidents)
+
+    @property
+    def paused(self) -> bool:
+        """
+        Whether all actions are paused.
+        """
+        return pauses.pause_of(self._engine.driver, None, self._engine.clock.now()) is not None
+
+    @property
+    def events_dropped(self) -> int:
+        """
+        Events that slow listeners have missed.
+        """
+        return self._engine.dispatcher.dropped
+
+    @property
+    def listener_errors(self) -> int:
+        """
+        Exceptions of listeners.
+        """
+        return self._engine.dispatcher.failed
+
+    # --- commands -------------------------------------------------------------
+
+    def heal(self, name: str) -> Incident:
+        """
+        Heal now, as if the fault had just been confirmed. Returns at once.
+
+        It passes over the gates dependency, storm, flapping and cooldown, never
+        over paused, busy, budget and lease.
+
+        Returns:
+            The incident so far; `wait_healthy` waits for its end.
+
+        Raises:
+            UnknownCheckError: If there is no check of this name.
+            IllegalTransitionError: If it is being healed already.
+            NotRunningError: If the healer does not run.
+        """
+        self._check(name)
+        self._require_running()
+        return self._engine.on_loop(lambda: self._engine.driver.heal(name))
+
+    def check_now(self, name: str) -> None:
+        """
+        Run a check now instead of at its due time. Returns at once.
+
+        Raises:
+            UnknownCheckError: If there is none of this name.
+            NotRunningError: If the healer does not run.
+        """
+        self._check(name)
+        self._require_running()
+        self._engine.on_loop(lambda: self._engine.driver.check_now(name))
+
+    def pause(self, reason: str, *, resource: str | None = None, ttl: float | dt.timedelta | None = PAUSE_SECONDS) -> None:
+        """
+        Start no action and no revert; checks go on, and what runs is not cancelled.
+
+        Args:
+            reason: Why, for whoever finds it.
+            resource: Only this one; by default all.
+            ttl: Seconds after which the pause ends by itself; `None`: only `resume` ends it.
+
+        Raises:
+            UnknownCheckError: If there is no such resource.
+            ConfigError: If the reason is empty or *ttl* is no time.
+        """
+        if not reason:
+            msg = "a pause needs a reason: somebody will find it at 3 a.m. and wonder."
+            raise ConfigError(msg)
+        self._resource(resource)
+        until = None if ttl is None else self._engine.clock.now() + _time("ttl", ttl)
+        self._engine.on_loop(lambda: pauses.pause(self._engine.driver, resource, Pause(reason, until)))
+
+    def resume(self, *, resource: str | None = None, reason: str = "resumed") -> None:
+        """
+        End a pause. What was seen during it is no evidence.
+
+        Raises:
+            UnknownCheckError: If there is no such resource.
+        """
+        self._resource(resource)
+        self._engine.on_loop(lambda: pauses.resume(self._engine.driver, resource, reason))
+
+    def on_event(self, listener: Listener, *, events: Collection[str] | None = None) -> Callable[[], None]:
+        """
+        Call *listener* with every `Event`, or those of these names, in order, from a thread of the healer.
+
+        What it raises is counted and changes nothing. At most 4096 events wait
+        for slow listeners; the rest is dropped and counted.
+
+        Args:
+            listener: Any callable with one parameter.
+            events: Names from `selfheal.names.EVENTS`.
+
+        Returns:
+            A function that takes it off again.
+
+        Raises:
+            ConfigError: If a name is unknown.
+        """
+        unknown = sorted(set(events or ()) - set(names.EVENTS))
+        if unknown:
+            msg = f"no such events: {', '.join(unknown)}. selfheal.names.EVENTS has them all."
+            raise ConfigError(msg)
+        return self._engine.listen(listener, events)
+
+    def wait_healthy(self, name: str, *, timeout: float | dt.timedelta | None = None) -> bool:
+        """
+        Block until a check is healthy and its healing has proved itself (RESTORED or IDLE).
+
+        Args:
+            name: The check.
+            timeout: Seconds to wait at most; `None`: as long as it takes.
+
+        Returns:
+            Whether it is.
+
+        Raises:
+            UnknownCheckError: If there is none of this name.
+            NotRunningError: If the healer does not run.
+            IllegalTransitionError: On the loop's own thread: await `await_healthy` there.
+        """
+        self._check(name)
+        self._require_running()
+        if self._engine.here:
+            msg = "wait_healthy would block the event loop it waits for. Use: await healer.await_healthy(...)"
+            raise IllegalTransitionError(msg)
+        reached = threading.Event()
+        cancel = self._engine.on_loop(lambda: self._engine.driver.when_healthy(name, reached.set))
+        try:
+            return self._engine.wait(reached, None if timeout is None else _time("timeout", timeout))
+        finally:
+            self._engine.on_loop(cancel)
+
+    async def await_healthy(self, name: str, *, timeout: float | dt.timedelta | None = None) -> bool:
+        """
+        As `wait_healthy`, without blocking the loop.
+        """
+        self._check(name)
+        self._require_running()
+        import anyio
+
+        reached = anyio.Event()
+        cancel = self._engine.driver.when_healthy(name, reached.set)
+        try:
+            with anyio.move_on_after(None if timeout is None else _time("timeout", timeout)):
+                await reached.wait()
+        finally:
+            cancel()
+        return reached.is_set()
+
+    # --- odds -----------------------------------------------------------------
+
+    def _check(self, name: str) -> None:
+        if name not in self._engine.checks:
+            msg = f"no check is called {name!r}. There are: {', '.join(self._engine.checks) or 'none'}."
+            raise UnknownCheckError(msg)
+
+    def _resource(self, name: str | None) -> None:
+        if name is not None and name not in self._engine.driver.resources:
+            msg = f"no resource is called {name!r}. There are: {', '.join(self._engine.driver.resources) or 'none'}."
+            raise UnknownCheckError(msg)
+
+    def _require_running(self) -> None:
+        if not self._engine.running:
+            msg = "the healer does not run. Enter it first: with Healer([...]) as healer."
+            raise NotRunningError(msg)
+
+
+def _uniform(random: random_module.Random | None) -> Callable[[], float]:
+    if random is None:
+        from random import Random
+
+        random = Random()  # noqa: S311 - spreads load, guards nothing
+    return random.random
+
+
+def _count(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        msg = f"{name}={value!r}: must be a whole number, 1 or more."
+        raise ConfigError(msg)
+    return value
+
+
+def _time(name: str, value: float | dt.timedelta) -> float:
+    number = seconds(value)
+    if not 0 <= number < math.inf:
+        msg = f"{name}={value}: must be a finite number of seconds, 0 or more."
+        raise ConfigError(msg)
+    return number

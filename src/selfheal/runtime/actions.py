@@ -1,0 +1,149 @@
+"""
+Runs actions: plans of leaves and pauses, on deadlines that do not depend on their cooperation.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, cast
+
+from selfheal.errors import CancelledRecoveryError, Escalate
+from selfheal.model import Outcome
+from selfheal.recovery.plan import Pause, Run
+from selfheal.runtime.schedule import Timed
+
+
+if TYPE_CHECKING:
+    from selfheal.model import Recover, RecoveryContext, Revert, Rung
+    from selfheal.recovery.plan import Plan
+    from selfheal.runtime.driver import Driver
+    from selfheal.runtime.threads import Handle
+    from selfheal.runtime.watch import Watch
+
+
+class ActionRun(Timed):
+    """
+    One action on one resource, from its start until the last of its code has ended.
+
+    When a deadline is over, the action is answered as abandoned at once; code
+    that still runs keeps the resource busy until it ends.
+    """
+
+    __slots__ = ("_driver", "_handle", "_leaf_ctx", "_plan", "_wake_at", "answered", "rung", "started", "step", "stopped", "watch")
+
+    def __init__(self, driver: Driver, watch: Watch, step: Recover | Revert, rung: Rung, now: float) -> None:
+        super().__init__()
+        self._driver = driver
+        self.watch = watch
+        self.step = step
+        self.rung = rung
+        self.started = now
+        #: The machine has its answer; the code may still run.
+        self.answered = False
+        #: Why its code should stop, or `None`. Read from any thread.
+        self.stopped: str | None = None
+        self._handle: Handle | None = None
+        self._wake_at = 0.0
+
+    @property
+    def runs(self) -> bool:
+        """
+        Whether code of it runs.
+        """
+        return self._handle is not None
+
+    def launch(self, plan: Plan, context: Callable[[float], RecoveryContext]) -> None:
+        """
+        Begin *plan*; *context* makes what a leaf gets to know, from its deadline.
+        """
+        self._plan = plan
+        self._leaf_ctx = context
+        self._advance(None)
+
+    def wake(self, now: float) -> None:
+        """
+        Its time has come: a pause is over, or the deadline of a leaf.
+        """
+        if self._handle is None:
+            self._advance(None)
+        else:
+            self.give_up(Outcome.abandoned(), "its deadline is over", now)
+
+    def give_up(self, outcome: Outcome, reason: str, now: float) -> None:
+        """
+        Stop waiting: answer with *outcome*, and ask the code to stop.
+        """
+        self.stopped = reason
+        self._plan.close()
+        self._driver.schedule.remove(self)
+        handle = self._handle
+        if not self.answered:
+            self._answer(outcome, now)
+        if handle is not None:
+            handle.cancel()
+
+    def drop(self) -> None:
+        """
+        Stop waiting for its code altogether.
+        """
+        if self._handle is not None:
+            self._handle.drop()
+
+    def _advance(self, sent: Outcome | None) -> None:
+        driver = self._driver
+        now = driver.clock.now()
+        try:
+            instruction = self._plan.send(sent)
+        except StopIteration as stop:
+            self._answer(cast("Outcome", stop.value), now)
+            return
+        except Exception as exc:  # noqa: BLE001 - a strategy of the user's inside the plan
+            self._answer(Outcome.failed(exc), now)
+            return
+        match instruction:
+            case Run():
+                driver.schedule.put(self, instruction.until)
+                self._start(instruction)
+            case Pause():
+                driver.schedule.put(self, now + instruction.seconds)
+
+    def _start(self, instruction: Run) -> None:
+        ctx = self._leaf_ctx(instruction.until)
+        fn = instruction.leaf.revert if instruction.revert else instruction.leaf.recover
+        if inspect.iscoroutinefunction(fn):
+            self._handle = self._driver.host.start(lambda: cast("Awaitable[object]", fn(ctx)), self._ended)
+        else:
+            self._handle = self._driver.threads.call(lambda: fn(ctx), self._ended)
+
+    def _ended(self, value: object, error: BaseException | None) -> None:
+        driver = self._driver
+        if inspect.isawaitable(value):
+            if not self.answered:
+                self._handle = driver.host.start(lambda: value, self._ended)
+                return
+            driver.discard_awaitable(value)
+        self._handle = None
+        now = driver.clock.now()
+        if self.answered:
+            driver.action_ended(self, now)
+            return
+        driver.schedule.remove(self)
+        self._advance(self._outcome(error))
+
+    def _outcome(self, error: BaseException | None) -> Outcome:
+        if error is None:
+            return Outcome.done()
+        if isinstance(error, Escalate):
+            return Outcome.cannot_help(error.reason)
+        if isinstance(error, CancelledRecoveryError) and self.stopped is not None:
+            return Outcome.cancelled(self.stopped)
+        if not isinstance(error, Exception) and not isinstance(error, self._driver.host.cancelled):
+            self._driver.fatal(error)
+        return Outcome.failed(error)
+
+    def _answer(self, outcome: Outcome, now: float) -> None:
+        self.answered = True
+        self._driver.schedule.remove(self)
+        self._driver.answer(self, outcome, now)

@@ -1,0 +1,173 @@
+"""
+Runs probes, each on a deadline that does not depend on its cooperation.
+
+Cancelling is not a deadline: a hung driver takes seconds, or for ever, to
+honour a cancel. So at the deadline the runner stops waiting and says
+``timeout``; the run is *abandoned*, counted, and never started a second time
+beside itself, but for one fresh run after each action: a new path must be
+provable.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, cast
+
+import attrs
+
+from selfheal.checks import interpret, interpret_error
+from selfheal.model import CheckResult, HealthStatus, combine
+
+
+if TYPE_CHECKING:
+    from selfheal.runtime.driver import Driver
+    from selfheal.runtime.threads import Handle
+    from selfheal.runtime.watch import Watch
+
+#: Abandoned runs of one check at most. Every one may hold a thread and a connection for ever.
+MAX_ABANDONED: Final = 4
+
+_GOOD: Final = (None, True)
+
+
+def is_async_callable(fn: object) -> bool:
+    """
+    Whether calling *fn* gives a coroutine; looks through partials, methods and ``__call__``.
+    """
+    while hasattr(fn, "func"):  # functools.partial
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))
+
+
+class ProbeRun:
+    """
+    One run of one check.
+    """
+
+    __slots__ = ("_driver", "_handle", "_watch", "settled", "started")
+
+    _handle: Handle
+
+    def __init__(self, driver: Driver, watch: Watch, now: float) -> None:
+        self._driver = driver
+        self._watch = watch
+        self.started = now
+        #: A result was given: later news of this run is no evidence.
+        self.settled = False
+
+    def launch(self, probe: Callable[[], object], *, is_async: bool) -> None:
+        """
+        Start it; its answer comes to `ended`.
+        """
+        if is_async:
+            self._handle = self._driver.host.start(cast("Callable[[], Awaitable[object]]", probe), self.ended)
+        else:
+            self._handle = self._driver.threads.call(lambda: self._called(probe), self.ended)
+
+    def _called(self, probe: Callable[[], object]) -> object:
+        self.started = self._driver.clock.now()  # it may have waited for a free thread
+        return probe()
+
+    def ended(self, answer: object, error: BaseException | None) -> None:
+        """
+        The user's code has ended, in time or not.
+        """
+        driver, watch = self._driver, self._watch
+        if inspect.isawaitable(answer):  # a sync probe that hands out something to wait for
+            if self.settled:
+                driver.discard_awaitable(answer)
+            else:
+                self._handle = driver.host.start(lambda: answer, self.ended)
+                return
+        now = driver.clock.now()
+        if self.settled:
+            watch.abandoned.remove(self)
+            driver.run_ended(watch, now - self.started)
+            return
+        self.settled = True
+        watch.run = None
+        driver.take(watch, self._result(answer, error, now), now)
+
+    def _result(self, answer: object, error: BaseException | None, now: float) -> CheckResult:
+        check = self._watch.check
+        duration = now - self.started
+        if error is None and answer in _GOOD and not check.monitors:  # the path of every healthy run
+            return CheckResult(HealthStatus.HEALTHY, started_at=self.started, duration=duration)
+        if error is None:
+            result = interpret(answer, check.kinds)
+        elif isinstance(error, self._driver.host.cancelled):
+            result = CheckResult(HealthStatus.UNKNOWN)  # neutral: no counter moves
+        elif isinstance(error, Exception):
+            result = interpret_error(error, check.kinds, probe=check.probe)
+        else:
+            self._driver.fatal(error)
+            result = interpret_error(error, check.kinds, probe=check.probe)
+        return assessed(self._watch, attrs.evolve(result, started_at=self.started, duration=duration), now)
+
+    def expire(self, now: float) -> None:
+        """
+        The deadline is over: stop waiting, say so, and ask the run to stop.
+        """
+        watch = self._watch
+        self.settled = True
+        watch.run = None
+        watch.abandoned.append(self)
+        self._driver.run_abandoned(watch)
+        self._handle.cancel()
+        timeout = watch.check.policy.timeout
+        result = CheckResult.unhealthy(
+            "timeout", message=f"no answer within {timeout:g} s", started_at=self.started, duration=now - self.started
+        )
+        self._driver.take(watch, assessed(watch, result, now), now)
+
+    def cancel(self) -> None:
+        """
+        The healer closes: ask the run to stop; nothing it says counts any more.
+        """
+        if not self.settled:
+            self.settled = True
+            self._watch.run = None
+            self._watch.abandoned.append(self)
+        self._handle.cancel()
+
+    def drop(self) -> None:
+        """
+        Stop waiting for it altogether.
+        """
+        self._handle.drop()
+
+    @property
+    def is_task(self) -> bool:
+        """
+        Whether it is a task, which can be asked to clean up; a thread cannot.
+        """
+        return self._handle.is_task
+
+
+def assessed(watch: Watch, result: CheckResult | None, now: float) -> CheckResult:
+    """
+    *result* and what the check's monitors say, the worst of them.
+    """
+    combined = combine(result, (monitor.assess(now=now) for monitor in watch.check.monitors))
+    if combined.started_at is None:
+        return attrs.evolve(combined, started_at=now, duration=0.0)
+    return combined
+
+
+def may_start(watch: Watch) -> bool:
+    """
+    Whether a run may start now: none that is abandoned, or one fresh one beside them.
+    """
+    if not watch.abandoned:
+        return True
+    return watch.fresh and len(watch.abandoned) < MAX_ABANDONED
+
+
+def stuck(watch: Watch, now: float) -> CheckResult:
+    """
+    What a due time yields while an abandoned run has not ended.
+    """
+    message = f"{len(watch.abandoned)} earlier runs have not ended"
+    return CheckResult.unhealthy("stuck", message=message, started_at=now, duration=0.0)

@@ -1,0 +1,110 @@
+"""
+Lets the world know: timelines become events, closed incidents are filed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from selfheal import names
+from selfheal.model import Entry, Event, Field
+from selfheal.model.rings import IncidentRing
+
+
+if TYPE_CHECKING:
+    from selfheal.clock import Clock
+    from selfheal.model import CheckResult
+    from selfheal.runtime.listeners import Dispatcher
+    from selfheal.runtime.watch import Watch
+
+_NO_FIELDS: Final[Mapping[str, Field]] = {}
+
+
+class Reporter:
+    """
+    What goes out, and what is settled when an incident closes.
+
+    Args:
+        clock: Dates the driver's own entries.
+        dispatcher: Takes events to whoever listens.
+        restored: Called with a check whose healing has proved itself.
+    """
+
+    def __init__(self, clock: Clock, dispatcher: Dispatcher, restored: Callable[[Watch, Entry], None]) -> None:
+        self._clock = clock
+        self._dispatcher = dispatcher
+        self._restored = restored
+        self.incidents = IncidentRing()
+
+    def completed(self, watch: Watch, result: CheckResult, started: float, now: float) -> None:
+        """
+        A check has given a result. Not even looked at unless somebody listens.
+        """
+        if not self._dispatcher.wants(names.CHECK_COMPLETED):
+            return
+        fields = {
+            "status": result.status.value,
+            "kind": None if result.fault is None else result.fault.kind,
+            "duration": result.duration,
+            "scheduled_lag": max(0.0, started - watch.due),
+        }
+        error = None if result.fault is None else result.fault.error
+        self.send(watch, Entry(now, names.CHECK_COMPLETED, fields), error)
+
+    def note(self, watch: Watch, event: str, **fields: Field) -> None:
+        """
+        Put a line of the driver's own into the timeline of *watch*.
+        """
+        watch.machine.note(Entry(self._clock.now(), event, fields))
+
+    def publish(self, watch: Watch) -> None:
+        """
+        Send what has happened to *watch* on its way, and file closed incidents.
+        """
+        for entry in watch.machine.entries():
+            watch.flaps.watch(entry)
+            if entry.event == names.INCIDENT_OPENED:
+                watch.opened_wall = self._clock.wall()
+                watch.opened += 1
+                watch.number = watch.opened
+            elif entry.event == names.INCIDENT_CLOSED:
+                self._closed(watch, entry)
+            elif entry.event == names.STATE_CHANGED:
+                self._restored(watch, entry)
+            self.send(watch, entry)
+            if entry.event == names.INCIDENT_CLOSED:
+                watch.number = None
+
+    def _closed(self, watch: Watch, entry: Entry) -> None:
+        incident = watch.machine.last_incident
+        if incident is not None:
+            self.incidents.append(watch.named(incident))
+        if entry.fields.get("result") == "healed":
+            for ledger, token in watch.charged:
+                ledger.refund({token})
+            watch.resource.cooldowns.reset()
+        watch.charged.clear()
+
+    def send(self, watch: Watch, entry: Entry, error: BaseException | None = None) -> None:
+        """
+        Send one entry of *watch* on its way.
+        """
+        if self._dispatcher.wants(entry.event):
+            self._dispatcher.put(
+                Event(
+                    name=entry.event,
+                    at=entry.at,
+                    check=watch.check.name,
+                    resource=watch.resource.name,
+                    incident=watch.number,
+                    fields=entry.fields,
+                    error=error,
+                )
+            )
+
+    def announce(self, event: str, fields: Mapping[str, Field] = _NO_FIELDS, *, resource: str = "") -> None:
+        """
+        Send an event that concerns no single check.
+        """
+        self._dispatcher.put(Event(name=event, at=self._clock.now(), resource=resource, fields=fields))

@@ -1,0 +1,246 @@
+"""
+Daemon threads for sync probes and actions.
+
+Never the loop's default executor, which is joined at exit, and never anyio's
+limiter of 40, which the application uses.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+import threading
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+
+#: Reports how a call ended: its value, or its error.
+Ended = Callable[[object, BaseException | None], None]
+Post = Callable[[Callable[[], None]], None]
+
+#: Seconds an idle thread is kept: longer than most intervals, so that a steady check reuses its thread.
+IDLE_SECONDS: Final = 30.0
+
+
+class Handle(Protocol):
+    """
+    A hold on running user code.
+    """
+
+    @property
+    def is_task(self) -> bool:
+        """
+        Whether it runs in a task of the loop.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """
+        Ask it to stop. It may not listen.
+        """
+        ...
+
+    def drop(self) -> None:
+        """
+        Stop waiting for it: nothing of ours may be kept from ending by it.
+        """
+        ...
+
+
+class Caller(Protocol):
+    """
+    Runs sync user code.
+    """
+
+    def call(self, fn: Callable[[], object], ended: Ended) -> Handle:
+        """
+        Run *fn*; report to *ended* on the loop's thread.
+        """
+        ...
+
+
+class Job:
+    """
+    One call in a thread. It cannot be cancelled, only abandoned.
+    """
+
+    __slots__ = ("_pool", "abandoned", "ended", "fn")
+    is_task = False
+
+    def __init__(self, pool: Threads, fn: Callable[[], object], ended: Ended) -> None:
+        self._pool = pool
+        self.fn = fn
+        self.ended = ended
+        self.abandoned = False
+
+    def cancel(self) -> None:
+        """
+        Give its place in the pool back; the thread runs on.
+        """
+        self._pool.abandon(self)
+
+    def drop(self) -> None:
+        """
+        As `cancel`: a daemon thread keeps nothing from ending.
+        """
+        self._pool.abandon(self)
+
+
+class Threads:
+    """
+    At most *limit* threads that run user code, not counting abandoned ones.
+
+    `call` and `Job.cancel` belong to the loop's thread; results are handed to
+    it through *post*.
+
+    Args:
+        limit: 1 or more. What finds no free thread waits in line.
+        post: Runs a function on the loop's thread soon.
+    """
+
+    def __init__(self, limit: int, post: Post) -> None:
+        self._limit = limit
+        self._post = post
+        self._busy = 0
+        self._idle: list[_Worker] = []
+        self._lock = threading.Lock()  # guards _idle only; never held around user code
+        self._waiting: deque[Job] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """
+        Calls in line for a free thread; bounded by one a check.
+        """
+        return len(self._waiting)
+
+    def call(self, fn: Callable[[], object], ended: Ended) -> Job:
+        """
+        Run *fn* in a daemon thread, in an empty context.
+        """
+        job = Job(self, fn, ended)
+        if self._busy >= self._limit:
+            self._waiting.append(job)
+        else:
+            self._launch(job)
+        return job
+
+    def abandon(self, job: Job) -> None:
+        """
+        Count *job* no longer.
+        """
+        if job in self._waiting:
+            self._waiting.remove(job)
+        elif not job.abandoned:
+            job.abandoned = True
+            self._release()
+
+    def _launch(self, job: Job) -> None:
+        self._busy += 1
+        with self._lock:
+            worker = self._idle.pop() if self._idle else None
+        if worker is None:
+            worker = _Worker(self)
+        worker.jobs.put(job)
+
+    def _release(self) -> None:
+        self._busy -= 1
+        if self._waiting and self._busy < self._limit:
+            self._launch(self._waiting.popleft())
+
+    def finished(self, worker: _Worker, job: Job, value: object, error: BaseException | None) -> None:
+        """
+        Called in the worker's thread when its job has ended.
+        """
+        with self._lock:
+            self._idle.append(worker)
+
+        def report() -> None:
+            if not job.abandoned:
+                job.abandoned = True  # its place can be given back only once
+                self._release()
+            job.ended(value, error)
+
+        self._post(report)
+
+    def retire(self, worker: _Worker) -> bool:
+        """
+        Whether an idle worker may end: not if it was just given a job.
+        """
+        with self._lock:
+            if worker in self._idle:
+                self._idle.remove(worker)
+                return True
+            return False
+
+
+class _Worker:
+    """
+    One daemon thread and the queue it is fed from.
+    """
+
+    def __init__(self, pool: Threads) -> None:
+        self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._pool = pool
+        threading.Thread(target=self._run, name="selfheal-worker", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                job = self.jobs.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                if self._pool.retire(self):
+                    return
+                continue
+            value: object = None
+            error: BaseException | None = None
+            try:
+                value = contextvars.Context().run(job.fn)
+            except BaseException as exc:  # noqa: BLE001 - handed over, nothing is lost
+                error = exc
+            self._pool.finished(self, job, value, error)
+            del job, value, error  # an idle thread keeps nothing alive
+
+
+class InlineThreads:
+    """
+    Sync code under a virtual clock: called at once, on the loop's own thread.
+    """
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+
+    def call(self, fn: Callable[[], object], ended: Ended) -> Handle:
+        """
+        Run *fn* now; the result is reported on the next turn.
+        """
+        value: object = None
+        error: BaseException | None = None
+        try:
+            value = contextvars.Context().run(fn)
+        except BaseException as exc:  # noqa: BLE001 - handed over, nothing is lost
+            error = exc
+        self._post(lambda: ended(value, error))
+        return _NOTHING
+
+
+class _Nothing:
+    """
+    The handle of what has ended already.
+    """
+
+    is_task = False
+
+    def cancel(self) -> None:
+        """
+        Nothing to cancel.
+        """
+
+    def drop(self) -> None:
+        """
+        Nothing to drop.
+        """
+
+
+_NOTHING: Final = _Nothing()
