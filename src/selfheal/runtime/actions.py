@@ -115,7 +115,7 @@ class ActionRun(Timed):
         if inspect.iscoroutinefunction(fn):
             self._handle = self._driver.host.start(lambda: cast("Awaitable[object]", fn(ctx)), self._ended)
         else:
-            self._handle = self._driver.threads.call(lambda: fn(ctx), self._ended)
+            self._handle = self._driver.threads.call(lambda: fn(ctx), self._ended, _nothing)
 
     def _ended(self, value: object, error: BaseException | None) -> None:
         driver = self._driver
@@ -147,3 +147,9 @@ class ActionRun(Timed):
         self.answered = True
         self._driver.schedule.remove(self)
         self._driver.answer(self, outcome, now)
+
+
+def _nothing() -> None:
+    """
+    An action's time runs from its start, a wait for a free thread included.
+    """

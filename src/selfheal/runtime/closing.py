@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 #: A probe is only asked a question: it is not worth more seconds than this to let one clean up.
 PROBES_WITHIN: Final = 1.0
 
-#: Actions are asked to stop a little before the grace is over, so that those that listen can.
-ASK_AT: Final = 0.9
+#: Shares of the grace after which actions are asked to stop, and after which nothing is waited for any more. The
+#: rest is for the way out: whoever leaves has left *within* the grace.
+ASK_AT: Final = 0.8
+END_AT: Final = 0.95
 
 
 class Closing(Timed):
@@ -41,9 +43,9 @@ class Closing(Timed):
         self._revert = revert
         self._on_closed = on_closed
         self._asked = False
-        self._probes_until = now + min(grace, PROBES_WITHIN)
+        self._probes_until = now + min(grace * ASK_AT, PROBES_WITHIN)
         self._ask_at = now + grace * ASK_AT
-        self._end_at = now + grace
+        self._end_at = now + grace * END_AT
         self.done = False
 
     def begin(self) -> None:

@@ -196,7 +196,7 @@ class Driver:
         """
         Ask the machine of *watch* and carry out what it says, until it wants to wait.
         """
-        machine, policy = watch.machine, watch.check.policy
+        machine = watch.machine
         while self.open and watch.run is None and watch.action is None and watch.asking is None:
             step = machine.tick(now=now)
             if isinstance(step, Wait):
@@ -215,7 +215,6 @@ class Driver:
                     watch.fresh = False
                     watch.run = probes.ProbeRun(self, watch, now)
                     watch.run.launch(watch.check.probe, is_async=watch.is_async)
-                    self.schedule.put(watch, now + policy.timeout)
             elif not gating.consider(self, watch, step, now):
                 break
         self.reporter.publish(watch)

@@ -148,7 +148,9 @@ class Engine:
         self.on_loop(lambda: self.driver.close(revert=revert, on_closed=closed.set))
         self.wait(closed, self.settings.grace + ANSWER_WITHIN)
         self.running = False
-        self.dispatcher.flush(FLUSH_WITHIN)
+        delivered = threading.Event()
+        self.dispatcher.close(delivered.set)
+        delivered.wait(FLUSH_WITHIN)
         if not thread.stop(1.0):
             warnings.warn("the healer's thread has not ended: something blocks its loop", RuntimeWarning, stacklevel=2)
         self._thread = None
@@ -167,7 +169,7 @@ class Engine:
             self.driver.close(revert=revert, on_closed=closed.set)
             await closed.wait()
             flushed = anyio.Event()
-            self.dispatcher.call(lambda: self.driver.host.post(flushed.set))
+            self.dispatcher.close(lambda: self.driver.host.post(flushed.set))
             with anyio.move_on_after(FLUSH_WITHIN):
                 await flushed.wait()
         self.running = False

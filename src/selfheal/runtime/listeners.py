@@ -20,6 +20,15 @@ Listener = Callable[[Event], object]
 LIMIT: Final = 4096
 
 
+class _Last:
+    """
+    What ends the thread.
+    """
+
+    def __init__(self, delivered: Callable[[], object]) -> None:
+        self.delivered = delivered
+
+
 class Dispatcher:
     """
     Hands events to listeners on a daemon thread of its own, so that no listener can hold up the healing.
@@ -32,7 +41,7 @@ class Dispatcher:
         self._inline = inline
         self._listeners: tuple[tuple[Listener, frozenset[str] | None], ...] = ()
         self._wanted: frozenset[str] | None = frozenset()
-        self._queue: queue.SimpleQueue[Event | Callable[[], object]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Event | _Last] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self.dropped = 0
@@ -81,22 +90,16 @@ class Dispatcher:
             self._queue.put(event)
             self._ensure_thread()
 
-    def call(self, fn: Callable[[], object]) -> None:
+    def close(self, delivered: Callable[[], object]) -> None:
         """
-        Call *fn* once everything sent so far is delivered, on the thread that delivers.
+        Deliver what was sent so far, call *delivered*, and end the thread. Later events start another.
         """
-        if self._thread is None:
-            fn()
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is None:
+            delivered()
         else:
-            self._queue.put(fn)
-
-    def flush(self, timeout: float) -> bool:
-        """
-        Wait until everything sent so far is delivered, *timeout* seconds at most.
-        """
-        reached = threading.Event()
-        self.call(reached.set)
-        return reached.wait(timeout)
+            self._queue.put(_Last(delivered))
 
     def _ensure_thread(self) -> None:
         if self._thread is None:
@@ -108,10 +111,10 @@ class Dispatcher:
     def _run(self) -> None:
         while True:
             item = self._queue.get()
-            if isinstance(item, Event):
-                self._deliver(item)
-            else:
-                item()
+            if isinstance(item, _Last):
+                item.delivered()
+                return
+            self._deliver(item)
 
     def _deliver(self, event: Event) -> None:
         for listener, events in self._listeners:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import attrs
 
+from selfheal import names
 from selfheal.checks import interpret, interpret_error
 from selfheal.model import CheckResult, HealthStatus, combine
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 #: Abandoned runs of one check at most. Every one may hold a thread and a connection for ever.
 MAX_ABANDONED: Final = 4
+
+#: Seconds that a due check has to wait for a free thread before it is worth an event.
+DELAY_WORTH_TELLING: Final = 0.1
 
 _GOOD: Final = (None, True)
 
@@ -61,14 +65,23 @@ class ProbeRun:
         """
         Start it; its answer comes to `ended`.
         """
+        driver = self._driver
         if is_async:
-            self._handle = self._driver.host.start(cast("Callable[[], Awaitable[object]]", probe), self.ended)
+            self._launched()
+            self._handle = driver.host.start(cast("Callable[[], Awaitable[object]]", probe), self.ended)
         else:
-            self._handle = self._driver.threads.call(lambda: self._called(probe), self.ended)
+            self._handle = driver.threads.call(probe, self.ended, self._launched)
 
-    def _called(self, probe: Callable[[], object]) -> object:
-        self.started = self._driver.clock.now()  # it may have waited for a free thread
-        return probe()
+    def _launched(self) -> None:
+        """
+        The deadline runs from here: a probe that has waited for a thread has its full time.
+        """
+        driver, watch = self._driver, self._watch
+        now = driver.clock.now()
+        if now - self.started > DELAY_WORTH_TELLING:
+            driver.reporter.note(watch, names.CHECK_DELAYED, delay=now - self.started)
+        self.started = now
+        driver.schedule.put(watch, now + watch.check.policy.timeout)
 
     def ended(self, answer: object, error: BaseException | None) -> None:
         """

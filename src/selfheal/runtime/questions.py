@@ -43,7 +43,7 @@ class Question:
             probe = cast("Callable[[], Awaitable[object]]", self._probe)
             self._handle = driver.host.start(probe, self._answered)
         else:
-            self._handle = driver.threads.call(self._probe, self._answered)
+            self._handle = driver.threads.call(self._probe, self._answered, _nothing)
 
     def _answered(self, answer: object, error: BaseException | None) -> None:
         if not self._open:
@@ -82,6 +82,12 @@ class Question:
             watch.better_since = self._started
         driver.advance(watch, now)
         driver.rearm()
+
+
+def _nothing() -> None:
+    """
+    A question's time runs from when it is asked: the decision waits for it.
+    """
 
 
 class Awaited:

@@ -19,6 +19,8 @@ from typing import Final, Protocol
 #: Reports how a call ended: its value, or its error.
 Ended = Callable[[object, BaseException | None], None]
 Post = Callable[[Callable[[], None]], None]
+#: Tells, on the loop's thread, that a call has got its thread: deadlines begin here.
+Launched = Callable[[], None]
 
 #: Seconds an idle thread is kept: longer than most intervals, so that a steady check reuses its thread.
 IDLE_SECONDS: Final = 30.0
@@ -54,9 +56,9 @@ class Caller(Protocol):
     Runs sync user code.
     """
 
-    def call(self, fn: Callable[[], object], ended: Ended) -> Handle:
+    def call(self, fn: Callable[[], object], ended: Ended, launched: Launched) -> Handle:
         """
-        Run *fn*; report to *ended* on the loop's thread.
+        Run *fn* once a thread is free; report to *launched* and *ended* on the loop's thread.
         """
         ...
 
@@ -66,13 +68,14 @@ class Job:
     One call in a thread. It cannot be cancelled, only abandoned.
     """
 
-    __slots__ = ("_pool", "abandoned", "ended", "fn")
+    __slots__ = ("_pool", "abandoned", "ended", "fn", "launched")
     is_task = False
 
-    def __init__(self, pool: Threads, fn: Callable[[], object], ended: Ended) -> None:
+    def __init__(self, pool: Threads, fn: Callable[[], object], ended: Ended, launched: Launched) -> None:
         self._pool = pool
         self.fn = fn
         self.ended = ended
+        self.launched = launched
         self.abandoned = False
 
     def cancel(self) -> None:
@@ -115,11 +118,11 @@ class Threads:
         """
         return len(self._waiting)
 
-    def call(self, fn: Callable[[], object], ended: Ended) -> Job:
+    def call(self, fn: Callable[[], object], ended: Ended, launched: Launched) -> Job:
         """
         Run *fn* in a daemon thread, in an empty context.
         """
-        job = Job(self, fn, ended)
+        job = Job(self, fn, ended, launched)
         if self._busy >= self._limit:
             self._waiting.append(job)
         else:
@@ -142,6 +145,7 @@ class Threads:
             worker = self._idle.pop() if self._idle else None
         if worker is None:
             worker = _Worker(self)
+        job.launched()
         worker.jobs.put(job)
 
     def _release(self) -> None:
@@ -211,10 +215,11 @@ class InlineThreads:
     def __init__(self, post: Post) -> None:
         self._post = post
 
-    def call(self, fn: Callable[[], object], ended: Ended) -> Handle:
+    def call(self, fn: Callable[[], object], ended: Ended, launched: Launched) -> Handle:
         """
         Run *fn* now; the result is reported on the next turn.
         """
+        launched()
         value: object = None
         error: BaseException | None = None
         try:
