@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Final
 
 from selfheal.errors import SelfHealError
 from selfheal.integrations import missing_extra
@@ -54,14 +54,12 @@ class Programs:
             os.chown(folder, *self._owner)
         return folder
 
-    def popen(self, name: str, *args: str, output: Any) -> subprocess.Popen[bytes]:
+    def popen(self, name: str, *args: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
         """
         Start a program with a clean environment, out of reach of the terminal's Ctrl-C.
         """
         env = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "LC_", "LANG"))}
-        rights: dict[str, Any] = {}
-        if self._owner is not None:
-            rights = {"user": self._owner[0], "group": self._owner[1], "extra_groups": []}
+        user, group = self._owner or (None, None)
         return subprocess.Popen(
             [str(self._bin / name), *args],
             stdin=subprocess.DEVNULL,
@@ -70,7 +68,9 @@ class Programs:
             cwd=tempfile.gettempdir(),
             env={**env, "LC_ALL": "C", "HOME": tempfile.gettempdir()},
             start_new_session=True,
-            **rights,
+            user=user,
+            group=group,
+            extra_groups=None if user is None else [],
         )
 
     def run(self, name: str, *args: str) -> None:
