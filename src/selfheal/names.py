@@ -188,7 +188,11 @@ METRICS: Final[dict[str, MetricName]] = {
         "histogram", "From the due time of a run to its start.", buckets=_PROBE_SECONDS
     ),
     "selfheal_events_dropped_total": MetricName(
-        "counter", "Events that did not get where they should.", (), ("sink", "reason"), (("listener", "error"),)
+        "counter",
+        "Events that did not get where they should.",
+        (),
+        ("sink", "reason"),
+        (("listener", "error"), ("listener", "overflow")),
     ),
     # Checks
     "selfheal_probe_up": MetricName("gauge", "1 while the status is pass or warn.", _C, mode="livemin"),

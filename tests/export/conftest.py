@@ -37,6 +37,7 @@ class Stage:
         self.checks = checks
         self.mode = "enforce"
         self.paused = False
+        self.events_dropped = 0
         self.log_errors = False
         self.redact = None
         self.present: dict[str, CheckStatus] = {}
@@ -54,9 +55,18 @@ class Stage:
         self.listeners.append(item)
         return lambda: self.listeners.remove(item)
 
-    def say(self, name: str, /, check: str = "orders", error: BaseException | None = None, **fields: Field) -> None:
+    def say(
+        self,
+        name: str,
+        /,
+        check: str = "orders",
+        *,
+        at: float = 1.0,
+        error: BaseException | None = None,
+        **fields: Field,
+    ) -> None:
         """Send one event to whoever wants it."""
-        event = Event(name=name, at=1.0, check=check, resource="orders_db" if check else "", fields=fields, error=error)
+        event = Event(name=name, at=at, check=check, resource="orders_db" if check else "", fields=fields, error=error)
         for listener, events in tuple(self.listeners):
             if events is None or name in events:
                 listener(event)

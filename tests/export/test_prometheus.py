@@ -417,12 +417,43 @@ class TestHealing:
         Of two pauses that overlap, the end of one leaves the gauge at 1.
         """
         stage.say(names.RESOURCE_PAUSED, reason="", until=None)
+        stage.paused = True
         stage.say(names.RESOURCE_PAUSED, "", reason="", until=None)
         stage.say(names.RESOURCE_RESUMED, reason="")
         during = scrape("selfheal_paused")
+        stage.paused = False
         stage.say(names.RESOURCE_RESUMED, "", reason="")
 
         assert (1.0, 0.0) == (during, scrape("selfheal_paused"))
+
+    def test_a_pause_that_ends_by_itself_ends_in_the_metrics(self, stage, scrape):
+        """
+        What no event tells is looked after when a check has run, once a second.
+        """
+        result = {"status": "healthy", "kind": None, "duration": 0.1, "scheduled_lag": 0.0}
+        stage.say(names.RESOURCE_PAUSED, reason="", until=5.0)
+        shown = []
+        for at in (1.0, 4.9, 5.0, 5.9):
+            stage.say(names.CHECK_COMPLETED, at=at, **result)
+            shown.append(scrape("selfheal_paused"))
+
+        assert [1.0, 1.0, 1.0, 0.0] == shown
+
+    def test_the_series_of_a_removed_check_go(self, stage, scrape, make_check):
+        """
+        A check that is watched no longer leaves no series to raise an alarm, and may come back.
+        """
+        other = HealthCheck(lambda: None, name="cache")
+        result = {"status": "healthy", "kind": None, "duration": 0.1, "scheduled_lag": 0.0}
+        before = scrape.series()
+        stage.checks = (other,)
+        stage.say(names.CHECK_COMPLETED, "cache", **result)
+        without = scrape("selfheal_probe_up", **CHECK), scrape("selfheal_incidents_open", **RESOURCE)
+        stage.checks = (make_check(), other)
+        stage.say(names.CHECK_COMPLETED, **result)
+
+        assert (None, 0.0) == without
+        assert set() == before - scrape.series()
 
     def test_a_failing_listener_is_counted(self, stage, scrape):
         """
@@ -431,6 +462,17 @@ class TestHealing:
         stage.say(names.LISTENER_FAILED, "", listener="f", error_type="ValueError")
 
         assert 1.0 == scrape("selfheal_events_dropped_total", sink="listener", reason="error")
+
+    def test_events_that_were_lost_on_the_way_are_counted(self, stage, scrape):
+        """
+        What slow listeners have missed shows when the next check has run.
+        """
+        stage.events_dropped = 3
+        stage.say(names.CHECK_COMPLETED, status="healthy", kind=None, duration=0.1, scheduled_lag=0.0)
+        stage.events_dropped = 1  # the healer has begun anew
+        stage.say(names.CHECK_COMPLETED, at=9.0, status="healthy", kind=None, duration=0.1, scheduled_lag=0.0)
+
+        assert 3.0 == scrape("selfheal_events_dropped_total", sink="listener", reason="overflow")
 
     def test_observing_is_a_dry_run(self, stage, scrape):
         """

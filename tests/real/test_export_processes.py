@@ -27,7 +27,7 @@ STAGE = """
 
 
     class Stage:
-        mode, paused = "enforce", False
+        mode, paused, events_dropped = "enforce", False, 0
 
         def __init__(self):
             self.checks = (HealthCheck(lambda: None, name="orders", recovery=rung(drain)),)

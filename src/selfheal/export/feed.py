@@ -4,11 +4,12 @@ What each event means for the metrics. One healer, one feed.
 
 from __future__ import annotations
 
+import math
 import platform
 import weakref
 
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
 
 import selfheal
 
@@ -19,49 +20,12 @@ from selfheal.monitors.latency import LatencyMonitor
 
 if TYPE_CHECKING:
     from selfheal.checks import HealthCheck
+    from selfheal.healer import Healer
     from selfheal.model import Event, Field
-    from selfheal.runtime.watch import CheckStatus
 
 
-class Watched(Protocol):
-    """
-    What the exporter needs of a `Healer`.
-    """
-
-    @property
-    def checks(self) -> tuple[HealthCheck, ...]:
-        """
-        The registered checks.
-        """
-        ...
-
-    @property
-    def mode(self) -> str:
-        """
-        Whether it acts, or only says what it would do.
-        """
-        ...
-
-    @property
-    def paused(self) -> bool:
-        """
-        Whether all actions are paused.
-        """
-        ...
-
-    def status(self) -> Mapping[str, CheckStatus]:
-        """
-        How each check stands.
-        """
-        ...
-
-    def on_event(
-        self, listener: Callable[[Event], object], /, *, events: Collection[str] | None = None
-    ) -> Callable[[], None]:
-        """
-        Call *listener* with the events of these names; the answer takes it off again.
-        """
-        ...
+#: Seconds between two looks at what changes without an event.
+LOOK_EVERY: Final = 1.0
 
 
 class Feed:
@@ -69,7 +33,7 @@ class Feed:
     Listens to one healer, and is held by that healer alone: metrics live as long as the process.
     """
 
-    def __init__(self, healer: Watched, metrics: Metrics, wall: Callable[[], float]) -> None:
+    def __init__(self, healer: Healer, metrics: Metrics, wall: Callable[[], float]) -> None:
         self._healer = weakref.ref(healer)
         self._metrics = metrics
         self._forks = metrics.forks
@@ -80,8 +44,10 @@ class Feed:
         # What this healer has added to gauges that healers share, to be taken back when it is no longer followed.
         self._open: dict[str, str] = {}
         self._running: dict[str, int] = {}
-        #: What is paused; "" is everything.
-        self._pauses = {""} if healer.paused else set[str]()
+        #: Resources that are paused, and until when.
+        self._pauses: dict[str, float] = {}
+        self._look_at = -math.inf
+        self._dropped = healer.events_dropped
         #: The status each check shows.
         self._shown: dict[str, str] = {}
         #: The action each check asks for, counted as detected already.
@@ -109,19 +75,22 @@ class Feed:
         }
         self._catch_up(healer)
 
-    def joins(self, healer: Watched, metrics: Metrics) -> bool:
+    def joins(self, healer: Healer, metrics: Metrics) -> bool:
         """
         Whether it carries from *healer* to *metrics*.
         """
         return self._healer() is healer and self._metrics is metrics
 
-    def listen(self, healer: Watched) -> None:
+    def listen(self, healer: Healer) -> None:
         """
         Begin, with the events that count: the others need not be built.
         """
         self._remove = healer.on_event(self, events=self._handlers.keys())
 
     def __call__(self, event: Event) -> None:
+        """
+        Count *event*.
+        """
         handle = self._handlers.get(event.name)
         if handle is None:
             return
@@ -148,7 +117,7 @@ class Feed:
                     self._metrics.child("selfheal_recovery_in_progress", resource).dec(count)
             self._open, self._running = {}, {}
 
-    def _catch_up(self, healer: Watched) -> None:
+    def _catch_up(self, healer: Healer) -> None:
         child = self._metrics.child
         child("selfheal_build_info", selfheal.__version__, platform.python_version()).set(1)
         child("selfheal_dry_run").set(healer.mode != "enforce")
@@ -214,6 +183,9 @@ class Feed:
         word = names.STATUS_WORDS[str(fields["status"])]
         outcome = _outcome(word, fields)
         child("selfheal_heartbeat_timestamp_seconds").set(now)
+        if event.at >= self._look_at:
+            self._look_at = event.at + LOOK_EVERY
+            self._look(event.at)
         child("selfheal_probe_runs_total", check, outcome).inc()
         self._show_status(check, word)
         if outcome == "skipped":
@@ -315,17 +287,34 @@ class Feed:
         self._metrics.child("selfheal_recovery_held", event.resource, str(event.fields["action"])).set(applied)
 
     def _paused(self, event: Event) -> None:
-        self._pauses.add(event.resource)
+        until = event.fields.get("until")
+        self._pauses[event.resource] = until if isinstance(until, int | float) else math.inf
         self._metrics.child("selfheal_paused").set(1)
 
     def _resumed(self, event: Event) -> None:
-        self._pauses.discard(event.resource)
-        self._metrics.child("selfheal_paused").set(bool(self._pauses))
+        self._pauses.pop(event.resource, None)
+        self._look(event.at)
 
     def _listener_failed(self, _event: Event) -> None:
         self._metrics.child("selfheal_events_dropped_total", "listener", "error").inc()
 
     # What several of them do.
+
+    def _look(self, now: float) -> None:
+        """
+        Look after what changes without an event: pauses that end or are not ours, lost events, checks that are gone.
+        """
+        healer = self._healer()
+        if healer is None:
+            return
+        self._pauses = {resource: until for resource, until in self._pauses.items() if now < until}
+        self._metrics.child("selfheal_paused").set(bool(self._pauses) or healer.paused)
+        dropped, self._dropped = healer.events_dropped - self._dropped, healer.events_dropped
+        if dropped > 0:  # a healer that starts again counts from 0
+            self._metrics.child("selfheal_events_dropped_total", "listener", "overflow").inc(dropped)
+        for gone in self._checks.keys() - {check.name for check in healer.checks}:
+            del self._checks[gone], self._monitors[gone], self._shown[gone]
+            self._metrics.drop(gone)
 
     def _observe(self, value: Field, metric: str, *labels: str) -> None:
         if isinstance(value, int | float):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import traceback
 
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from selfheal import names
 
 
 if TYPE_CHECKING:
+    from selfheal.healer import Healer
     from selfheal.model import Event
 
 PREFIX: Final = "selfheal_"
@@ -26,20 +27,6 @@ _LEVELS: Final = {name: event.level for name, event in names.EVENTS.items()}
 
 #: The highest level an event can have: in EXHAUSTED nothing is left that the program could do, so somebody has to.
 _LOUDEST: Final = {**_LEVELS, names.STATE_CHANGED: logging.ERROR}
-
-
-class Audible(Protocol):
-    """
-    What the exporter needs of a `Healer`.
-    """
-
-    def on_event(
-        self, listener: Callable[[Event], object], /, *, events: Collection[str] | None = None
-    ) -> Callable[[], None]:
-        """
-        Call *listener* with the events of these names; the answer takes it off again.
-        """
-        ...
 
 
 class LogExporter:
@@ -77,7 +64,7 @@ class LogExporter:
         self._log_errors = log_errors
         self._redact = redact
 
-    def attach(self, healer: Audible) -> Callable[[], None]:
+    def attach(self, healer: Healer) -> Callable[[], None]:
         """
         Write what *healer* does from now on.
 

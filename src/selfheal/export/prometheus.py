@@ -20,7 +20,7 @@ from selfheal.export.registration import guard, metrics_in
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from selfheal.export.feed import Watched
+    from selfheal.healer import Healer
 
 
 #: Who listens to which healer. A healer holds its listeners, so nothing that lives longer may hold one.
@@ -52,7 +52,7 @@ class PrometheusExporter:
         self._registry = registry
         self._wall = wall
 
-    def attach(self, healer: Watched) -> Callable[[], None]:
+    def attach(self, healer: Healer) -> Callable[[], None]:
         """
         Follow *healer* from now on.
 

@@ -142,6 +142,20 @@ class Metrics:
             found = self._children[key] = metric.labels(*labels) if labels else metric
         return found
 
+    def drop(self, check: str) -> None:
+        """
+        Take away the series of a check that is watched no longer, lest its old times raise alarms.
+
+        The files that several processes share cannot forget: there they stay until the directory is emptied.
+        """
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            return
+        for key in [
+            key for key in self._children if key[1:2] == (check,) and names.METRICS[key[0]].open[:1] == ("check",)
+        ]:
+            del self._children[key]
+            self._made[key[0]].remove(*key[1:])
+
 
 def _make(name: str, spec: names.MetricName) -> MetricWrapperBase:
     # Imported here: it takes 40 ms, and who exports nothing should not pay for it.
