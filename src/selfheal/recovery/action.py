@@ -188,7 +188,7 @@ class RecoveryAction:
             require_runnable(leaf, RecoveryAction.recover)
         rung = Rung(
             action=self,
-            name=require_name(self.name, f"the name of {self},"),
+            name=require_name(self.name, f"the name of {self} (.named(...) gives another)"),
             attempts=attempts,
             cooldown=cooldown,
             settle=settle,
@@ -213,7 +213,7 @@ class RecoveryAction:
         return Sequence((self, other))
 
     def __str__(self) -> str:
-        return self.name
+        return str(self.name)  # which may be anything until a ladder is made of it
 
     def __repr__(self) -> str:
         return str(self)
