@@ -22,9 +22,7 @@ def anyio_backend(request):
 
 @pytest.fixture
 def things(maker):
-    return Rebuildable(
-        maker.amake, verify=maker.averify, close=maker.aclose, name="things", grace=5, close_deadline=5
-    )
+    return Rebuildable(maker.amake, verify=maker.averify, close=maker.aclose, name="things", grace=5, close_deadline=5)
 
 
 async def soon(claim):

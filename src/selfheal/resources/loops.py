@@ -144,7 +144,7 @@ class Signal:
         """
         return self._event.wait(timeout)
 
-    async def await_(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - a time that may pass, not an error
+    async def await_(self, timeout: float | None) -> bool:
         """
         Wait on the running loop until it is set, for *timeout* seconds at most; return whether it is.
         """

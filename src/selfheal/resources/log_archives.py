@@ -1,0 +1,214 @@
+"""
+`PruneArchives`: delete old files of one pattern in one folder, and nothing else whatever.
+
+The folder is opened once, and everything goes through that descriptor: a
+folder or an entry that is swapped for a symlink meanwhile leads nowhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import re
+import stat
+
+from collections.abc import Generator, Iterable
+from typing import Any, NamedTuple
+
+import attrs
+
+from selfheal.clock import SystemClock
+from selfheal.errors import ConfigError, Escalate
+from selfheal.model.ladder import RecoveryContext
+from selfheal.model.settings import at_least_one, not_negative, optional_seconds
+from selfheal.recovery import RecoveryAction
+from selfheal.resources.log_handles import Identity, identity, live_files
+from selfheal.resources.settings import zero_or_more
+
+
+class _Archive(NamedTuple):
+    written: float
+    name: str
+    size: int
+    identity: Identity
+
+
+def _pattern(_inst: object, _attribute: attrs.Attribute[Any], value: str) -> None:
+    separators = {os.sep, os.altsep, "/", "\0"}
+    literal = re.sub(r"\[[^]]*\]|[*?]", "", value)
+    if any(separator in value for separator in separators if separator) or not literal.strip("."):
+        msg = (
+            f"pattern={value!r}: must be a pattern of names in the folder, such as 'app.log.*': without a separator, "
+            "and with something in it that is no wildcard, so that it cannot match everything."
+        )
+        raise ConfigError(msg)
+
+
+def _folder(_inst: object, _attribute: attrs.Attribute[Any], value: str) -> None:
+    if os.path.islink(value):
+        msg = f"directory={value!r}: is a symlink. Give the folder itself: {os.path.realpath(value)!r}."
+        raise ConfigError(msg)
+    if os.path.dirname(value) == value:
+        msg = f"directory={value!r}: is the root of the file system. Give the folder of the archives."
+        raise ConfigError(msg)
+
+
+def _absolute(value: str | os.PathLike[str]) -> str:
+    return os.path.abspath(os.fspath(value))
+
+
+def _all_absolute(values: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    return tuple(map(_absolute, values))
+
+
+@attrs.frozen(repr=False)
+class PruneArchives(RecoveryAction):
+    """
+    Delete old archives, oldest first, until every limit that is given holds.
+
+    Touched are regular files directly in *directory* whose names match
+    *pattern*; never a file that a logging handler of this process has open or
+    names, never one of *active*, never anything through a symlink. The folder and
+    pattern are the permission, so this does not count as destructive.
+
+    Args:
+        directory: The folder. Its last part must not be a symlink.
+        pattern: Of names, as in the shell and case-sensitive: ``*``, ``?``, ``[abc]``. At least one character must be
+            no wildcard; a separator is not allowed.
+        max_age: Seconds since the last change after which an archive goes.
+        max_total_bytes: What all archives together may take.
+        min_free_bytes: What must be free on the disk. A file that somebody has open frees nothing.
+        keep: The newest so many are never deleted.
+        max_deletes: Deletions in one run.
+        active: Paths that are never deleted.
+        name: Of the action: a metric label.
+
+    Raises:
+        ConfigError: If an argument cannot work, or no limit is given.
+
+    .. versionadded:: 26.1.0
+    """
+
+    directory: str = attrs.field(converter=_absolute, validator=_folder)
+    pattern: str = attrs.field(validator=_pattern)
+    max_age: float | None = attrs.field(default=None, converter=optional_seconds, validator=not_negative, kw_only=True)
+    max_total_bytes: int | None = attrs.field(default=None, validator=zero_or_more, kw_only=True)
+    min_free_bytes: int | None = attrs.field(default=None, validator=zero_or_more, kw_only=True)
+    keep: int = attrs.field(default=1, validator=zero_or_more, kw_only=True)
+    max_deletes: int = attrs.field(default=100, validator=at_least_one, kw_only=True)
+    active: tuple[str, ...] = attrs.field(default=(), converter=_all_absolute, kw_only=True)
+    name: str = attrs.field(default="prune_archives", kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_age is None and self.max_total_bytes is None and self.min_free_bytes is None:
+            msg = "no limit is given: pass max_age=, max_total_bytes= or min_free_bytes=, or nothing is ever pruned."
+            raise ConfigError(msg)
+
+    def recover(self, ctx: RecoveryContext) -> None:
+        """
+        Prune.
+
+        Raises:
+            Escalate: If the folder cannot be worked on, or a limit is exceeded and nothing is left that may go.
+        """
+        deleted = freed = 0
+        with self._opened() as folder:
+            archives = self._archives(folder)
+            total = sum(archive.size for archive in archives)
+            for archive in self._expendable(archives):
+                if deleted == self.max_deletes or not self._must_go(archive, total, _free(folder)):
+                    break
+                ctx.check()
+                if _delete(archive, folder):
+                    deleted += 1
+                    freed += archive.size
+                    total -= archive.size
+            else:
+                self._insist(total, _free(folder), deleted)
+        ctx.log(f"{deleted} of {len(archives)} archives were deleted", deleted=deleted, bytes=freed)
+
+    def plan(self) -> str:
+        """
+        What it would delete now.
+        """
+        with self._opened() as folder:
+            archives, free = self._archives(folder), _free(folder)
+        total = sum(archive.size for archive in archives)
+        going: list[_Archive] = []
+        for archive in self._expendable(archives)[: self.max_deletes]:
+            if not self._must_go(archive, total, free):
+                break
+            going.append(archive)
+            total, free = total - archive.size, free + archive.size
+        size = sum(archive.size for archive in going)
+        where = os.path.join(self.directory, self.pattern)
+        return f"delete {len(going)} of the {len(archives)} archives {where!r} ({size} bytes)"
+
+    @contextlib.contextmanager
+    def _opened(self) -> Generator[int]:
+        if os.unlink not in os.supports_dir_fd or os.scandir not in os.supports_fd:
+            msg = "this platform cannot delete within an open folder, without which nothing is safe from symlinks"
+            raise Escalate(msg)
+        try:
+            folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as exc:
+            msg = f"{self.directory} cannot be opened as a folder that is no symlink: {exc.strerror}"
+            raise Escalate(msg) from exc
+        try:
+            yield folder
+        finally:
+            os.close(folder)
+
+    def _archives(self, folder: int) -> list[_Archive]:
+        """All archives, oldest first."""
+        spared = set(live_files())
+        for path in self.active:
+            with contextlib.suppress(FileNotFoundError):
+                spared.add(identity(os.stat(path)))
+        archives: list[_Archive] = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if fnmatch.fnmatchcase(entry.name, self.pattern):
+                    with contextlib.suppress(FileNotFoundError):  # it has gone by itself
+                        found = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
+                        if stat.S_ISREG(found.st_mode) and identity(found) not in spared:
+                            archives.append(_Archive(found.st_mtime, entry.name, found.st_size, identity(found)))
+        return sorted(archives)
+
+    def _expendable(self, archives: list[_Archive]) -> list[_Archive]:
+        return archives[: max(0, len(archives) - self.keep)]
+
+    def _must_go(self, archive: _Archive, total: int, free: int) -> bool:
+        is_old = self.max_age is not None and SystemClock.wall() - archive.written > self.max_age
+        return is_old or self._exceeded(total, free) is not None
+
+    def _exceeded(self, total: int, free: int) -> str | None:
+        if self.max_total_bytes is not None and total > self.max_total_bytes:
+            return f"the archives take {total} bytes, {self.max_total_bytes} are allowed"
+        if self.min_free_bytes is not None and free < self.min_free_bytes:
+            return f"{free} bytes are free, {self.min_free_bytes} are wanted"
+        return None
+
+    def _insist(self, total: int, free: int, deleted: int) -> None:
+        exceeded = self._exceeded(total, free)
+        if exceeded is not None:
+            msg = f"{self.directory}: {exceeded}, and after {deleted} deletions nothing is left that may be deleted"
+            raise Escalate(msg)
+
+
+def _free(folder: int) -> int:
+    disk = os.fstatvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+def _delete(archive: _Archive, folder: int) -> bool:
+    """Delete it, if the name still means the file that was looked at."""
+    try:
+        found = os.stat(archive.name, dir_fd=folder, follow_symlinks=False)
+        if identity(found) != archive.identity or not stat.S_ISREG(found.st_mode):
+            return False
+        os.unlink(archive.name, dir_fd=folder)
+    except (FileNotFoundError, PermissionError):
+        return False  # it has gone by itself, or must stay; the limits are looked at all the same
+    return True

@@ -1,0 +1,71 @@
+"""
+Log files: what is wrong with them, and what heals it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import glob
+import logging
+import os
+
+from selfheal.model.ladder import Ladder
+from selfheal.recovery import rung
+from selfheal.resources.log_archives import PruneArchives
+from selfheal.resources.log_handles import require_file_handler
+from selfheal.resources.log_overflow import LogOverflow
+from selfheal.resources.log_rotation import ARCHIVE_PATTERN, RotateLog
+
+
+__all__ = ["LogOverflow", "PruneArchives", "RotateLog", "log_ladder"]
+
+
+def log_ladder(
+    handler: logging.FileHandler,
+    *,
+    max_age: float | dt.timedelta | None = None,
+    max_total_bytes: int | None = None,
+    min_free_bytes: int | None = None,
+    keep: int = 1,
+    compress: bool = True,
+    attempts: int = 3,
+    cooldown: float | dt.timedelta = 60.0,
+) -> Ladder:
+    """
+    The ladder of one log file: rotate it, compress the archive, prune older archives of the same file.
+
+    Pruned is only what `RotateLog` has made, in the folder of the file, and only if a limit is given.
+
+    Args:
+        handler: The handler that writes the file.
+        max_age: As for `PruneArchives`; seconds.
+        max_total_bytes: As for `PruneArchives`.
+        min_free_bytes: As for `PruneArchives`.
+        keep: As for `PruneArchives`.
+        compress: As for `RotateLog`.
+        attempts: Tries in one incident: a file may overflow again before probation is over.
+        cooldown: Seconds between two tries, doubling.
+
+    Raises:
+        ConfigError: If an argument cannot work.
+
+    Examples:
+        >>> handler = logging.FileHandler("app.log", delay=True)
+        >>> log_ladder(handler, max_total_bytes=10**9)
+        rotate_log + prune_archives
+
+    .. versionadded:: 26.1.0
+    """
+    rotate = RotateLog(handler, compress=compress)
+    if max_age is None and max_total_bytes is None and min_free_bytes is None:
+        return rung(rotate, attempts=attempts, cooldown=cooldown)
+    directory, name = os.path.split(os.path.realpath(require_file_handler(handler).baseFilename))
+    prune = PruneArchives(
+        directory,
+        glob.escape(name) + ARCHIVE_PATTERN,
+        max_age=max_age,
+        max_total_bytes=max_total_bytes,
+        min_free_bytes=min_free_bytes,
+        keep=keep,
+    )
+    return rung(rotate + prune, attempts=attempts, cooldown=cooldown)

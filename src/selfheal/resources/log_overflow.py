@@ -1,0 +1,94 @@
+"""
+`LogOverflow`: the probe that tells whether a log file is about to take more than it may have. It never writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+
+from typing import Final
+
+import attrs
+
+from selfheal.errors import Unhealthy
+from selfheal.model.settings import at_least_one
+from selfheal.resources.log_handles import identity, named_file, open_file, reopens_by_itself
+from selfheal.resources.settings import zero_or_more
+
+
+# Enough for the last words of everybody who shares the disk. systemd-journald keeps 15 % free, which no test disk has.
+_MIN_FREE_BYTES: Final = 16 * 2**20
+_MIN_FREE_INODES: Final = 256
+
+
+def _handler_or_path(value: logging.FileHandler | str | os.PathLike[str]) -> logging.FileHandler | str:
+    return value if isinstance(value, logging.FileHandler) else os.path.abspath(os.fspath(value))
+
+
+@attrs.frozen
+class LogOverflow:
+    """
+    A probe of a log file: its size, the free space and free inodes of its disk, and whether the name is still its own.
+
+    Args:
+        source: The handler that writes the file, or its path. With a path alone nobody can tell whether the file
+            that is written is still the one of that name.
+        max_bytes: The size that the file may have.
+        min_free_bytes: Bytes that must be free for this user on the disk; 0 to not look.
+        min_free_inodes: Files that it must be possible to create there; 0 to not look. Not looked at where the file
+            system does not count them.
+
+    Raises:
+        ConfigError: If a number is out of range.
+
+    .. versionadded:: 26.1.0
+    """
+
+    source: logging.FileHandler | str = attrs.field(converter=_handler_or_path)
+    max_bytes: int = attrs.field(kw_only=True, validator=at_least_one)
+    min_free_bytes: int = attrs.field(default=_MIN_FREE_BYTES, kw_only=True, validator=zero_or_more)
+    min_free_inodes: int = attrs.field(default=_MIN_FREE_INODES, kw_only=True, validator=zero_or_more)
+
+    def __call__(self) -> None:
+        """
+        Look.
+
+        Raises:
+            Unhealthy: ``stale`` if the open file was deleted or renamed, ``full`` if a limit is exceeded.
+        """
+        path = self.source if isinstance(self.source, str) else self.source.baseFilename
+        named = named_file(path)
+        if isinstance(self.source, logging.FileHandler):
+            self._look_at_the_name(self.source, named)
+        directory = os.path.dirname(os.path.realpath(path))
+        if not os.path.isdir(directory):
+            raise Unhealthy("stale", f"{path}: its directory does not exist")
+        self._look_at_the_disk(directory)
+        if named is not None and named.st_size > self.max_bytes:
+            raise Unhealthy("full", f"{path} has {named.st_size} bytes, {self.max_bytes} are allowed")
+
+    def _look_at_the_name(self, handler: logging.FileHandler, named: os.stat_result | None) -> None:
+        opened = open_file(handler)
+        if opened is None or reopens_by_itself(handler):
+            return
+        path = handler.baseFilename
+        if named is None:
+            raise Unhealthy("stale", f"{path} was deleted or renamed, and is still written ({opened.st_size} bytes)")
+        if identity(named) != identity(opened):
+            raise Unhealthy("stale", f"{path} is another file now than the one that is written")
+
+    def _look_at_the_disk(self, directory: str) -> None:
+        if not hasattr(os, "statvfs"):  # Windows
+            if shutil.disk_usage(directory).free < self.min_free_bytes:
+                raise Unhealthy("full", f"the disk of {directory} has less than {self.min_free_bytes} bytes free")
+            return
+        disk = os.statvfs(directory)
+        free = disk.f_bavail * disk.f_frsize
+        if free < self.min_free_bytes:
+            raise Unhealthy("full", f"the disk of {directory} has {free} bytes free, {self.min_free_bytes} are wanted")
+        if disk.f_files and disk.f_favail < self.min_free_inodes:  # btrfs and others count no inodes
+            raise Unhealthy(
+                "full", f"the disk of {directory} has {disk.f_favail} inodes free, {self.min_free_inodes} are wanted"
+            )

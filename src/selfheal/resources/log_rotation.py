@@ -1,0 +1,197 @@
+"""
+`RotateLog`: move a log file out of the way while it is written, losing nothing, and compress it afterwards.
+
+Under the handler's lock there is one rename and one open, both without a byte
+to write, so that it works on a full disk too. Everything slow comes after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import errno
+import logging
+import os
+import stat
+
+from collections.abc import Callable
+from typing import Final, cast
+
+import attrs
+
+from selfheal.clock import SystemClock
+from selfheal.errors import Escalate
+from selfheal.model.ladder import RecoveryContext
+from selfheal.recovery import RecoveryAction
+from selfheal.resources.log_compression import compress
+from selfheal.resources.log_handles import identity, live_files, open_file, require_file_handler
+
+
+#: Matches, behind the name of the log file, what `RotateLog` calls its archives, compressed or not.
+ARCHIVE_PATTERN: Final = ".????????T??????Z-*"
+
+# Names that are tried within one second before it is taken for a bug.
+_TRIES: Final = 10_000
+
+# What no second attempt will change.
+_HOPELESS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+@attrs.frozen(repr=False)
+class RotateLog(RecoveryAction):
+    """
+    Rename the log file to ``<file>.<UTC time>-<number>`` under the handler's lock and go on in a new one.
+
+    No record is lost, torn or written twice by threads that log meanwhile. The
+    new file has the permissions of the old one. If the handler writes to a
+    file that was deleted or renamed behind its back, it is only reopened. An
+    empty file is left alone. If the name is a symlink, the file it leads to is rotated in its own folder.
+
+    It works for every stdlib `FileHandler`. The numbering or dating of
+    `RotatingFileHandler` and `TimedRotatingFileHandler` is not used: a manual
+    ``doRollover`` of theirs deletes an archive, or does nothing. A subclass with a ``doRollover`` of its own
+    is asked for that, because only it knows how it writes.
+
+    Files written by several processes are not for this action: what the others
+    write after the rename goes into the archive, and is lost if that is compressed.
+
+    Args:
+        handler: A `logging.FileHandler`.
+        compress: Make a ``.gz`` of the archive afterwards, outside the lock, if the disk has room for it.
+        name: Of the action: a metric label.
+
+    Raises:
+        ConfigError: If *handler* writes no file.
+
+    .. versionadded:: 26.1.0
+    """
+
+    handler: logging.FileHandler = attrs.field(converter=require_file_handler)
+    compress: bool = attrs.field(default=True, kw_only=True)
+    name: str = attrs.field(default="rotate_log", kw_only=True)
+
+    def recover(self, ctx: RecoveryContext) -> None:
+        """
+        Rotate, then compress.
+
+        Raises:
+            Escalate: If the file cannot be renamed, now or later: permissions, or no regular file.
+            OSError: If it failed for a reason that may pass. The handler writes where it wrote before.
+        """
+        self.handler.acquire()
+        try:
+            ctx.check()
+            archive = self._rotate(ctx)
+        except OSError as exc:
+            if exc.errno in _HOPELESS:
+                msg = (
+                    f"{self.handler.baseFilename} cannot be rotated: {exc.strerror}. "
+                    "This process must be allowed to write to its folder."
+                )
+                raise Escalate(msg) from exc
+            raise
+        finally:
+            self.handler.release()
+        if archive is not None and self.compress:
+            self._compress(archive, ctx)
+
+    def plan(self) -> str:
+        """
+        What it would do.
+        """
+        return f"rename {self.handler.baseFilename} and go on in a new file"
+
+    def _rotate(self, ctx: RecoveryContext) -> str | None:
+        """Return the archive, if there is one to compress."""
+        handler = self.handler
+        if (roll_over := _own_roll_over(handler)) is not None:
+            roll_over()
+            return None
+        path = os.path.realpath(handler.baseFilename)
+        opened = open_file(handler)
+        try:
+            named = os.stat(path)
+        except FileNotFoundError:
+            named = None
+        if opened is not None and (named is None or identity(named) != identity(opened)):
+            _replace_stream(handler, opened)
+            ctx.log(f"{path} had been deleted or renamed; reopened")
+            return None
+        if named is None or not named.st_size:
+            ctx.log(f"{path} is empty; nothing to rotate")
+            return None
+        if not stat.S_ISREG(named.st_mode):
+            msg = f"{path} is not a regular file and cannot be rotated"
+            raise Escalate(msg)
+        archive = _move_away(path)
+        try:
+            if opened is not None:
+                _replace_stream(handler, opened)
+        except BaseException:
+            os.rename(archive, path)  # the stream, which is still the old one, goes on under its old name
+            raise
+        ctx.log(f"{path} was rotated", archive=os.path.basename(archive), bytes=named.st_size)
+        return archive
+
+    def _compress(self, archive: str, ctx: RecoveryContext) -> None:
+        if identity(os.stat(archive)) in live_files():
+            ctx.log("another handler still writes to the archive; it stays as it is")
+            return
+        try:
+            ctx.log(compress(archive, check=ctx.check))
+        except OSError as exc:
+            # The log is rotated, which is what heals. A plain archive is as good as a compressed one.
+            ctx.log("the archive could not be compressed", error_type=type(exc).__name__)
+
+
+def _own_roll_over(handler: logging.FileHandler) -> Callable[[], object] | None:
+    roll_over = getattr(handler, "doRollover", None)
+    if roll_over is None or roll_over.__module__ == "logging.handlers":
+        return None
+    return cast("Callable[[], object]", roll_over)
+
+
+def _move_away(path: str) -> str:
+    """Rename *path* to a name that was never used, atomically, and return it."""
+    now = dt.datetime.fromtimestamp(SystemClock.wall(), dt.UTC)
+    for number in range(_TRIES):
+        archive = f"{path}.{now:%Y%m%dT%H%M%SZ}-{number}"
+        if os.path.lexists(f"{archive}.gz") or not _reserve(archive):
+            continue
+        try:
+            os.replace(path, archive)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(archive)
+            raise
+        return archive
+    msg = f"{path}: {_TRIES} archives of this second exist already"
+    raise Escalate(msg)
+
+
+def _reserve(archive: str) -> bool:
+    # Two processes never agree on one name. A full disk has no inode to reserve with, but has room for a rename.
+    try:
+        os.close(os.open(archive, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return False
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return not os.path.lexists(archive)
+    return True
+
+
+def _replace_stream(handler: logging.FileHandler, old_file: os.stat_result) -> None:
+    """Go on in a new file, or, if it cannot be opened, in the old one."""
+    # Always to append: mode 'w' would empty what somebody else may have put there since.
+    new = open(handler.baseFilename, "a", encoding=handler.encoding, errors=handler.errors)  # noqa: SIM115
+    # A log that only its owner could read must not become public by a rotation. Where the file is not ours to change,
+    # somebody else has made it and decided that.
+    with contextlib.suppress(OSError, AttributeError):
+        os.fchmod(new.fileno(), stat.S_IMODE(old_file.st_mode))
+    old, handler.stream = handler.stream, new
+    # What is left in its buffer could not be written before either, which the handler has reported then.
+    with contextlib.suppress(OSError):
+        if old is not None:
+            old.close()

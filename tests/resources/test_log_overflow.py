@@ -1,0 +1,149 @@
+"""
+LogOverflow, with real files.
+"""
+
+import logging
+import logging.handlers
+import os
+
+import pytest
+
+from selfheal import ConfigError, Unhealthy
+from selfheal.resources.log_files import LogOverflow
+
+
+@pytest.fixture
+def handler(tmp_path):
+    handler = logging.FileHandler(tmp_path / "app.log")
+    yield handler
+    handler.close()
+
+
+def write(handler, text):
+    handler.handle(logging.LogRecord("app", logging.INFO, "", 0, text, (), None))
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+def test_a_file_within_its_limits_is_healthy_until_it_grows_beyond(handler, by_path):
+    """
+    A file may have max_bytes and not one more, told by handler or by path.
+    """
+    probe = LogOverflow(handler.baseFilename if by_path else handler, max_bytes=10)
+    probe()
+    write(handler, "nine chars"[:9])
+    probe()
+    write(handler, "x")
+    with pytest.raises(Unhealthy, match=r"^full: .*app\.log has 12 bytes, 10 are allowed"):
+        probe()
+
+
+def test_looking_changes_nothing(handler, tmp_path):
+    """
+    The probe writes nothing and touches no file.
+    """
+    write(handler, "a line")
+    before = os.stat(handler.baseFilename)
+    LogOverflow(handler, max_bytes=100)()
+    after = os.stat(handler.baseFilename)
+    assert (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+    )
+    assert ["app.log"] == os.listdir(tmp_path)
+
+
+def test_a_deleted_file_that_is_still_open_is_stale(handler):
+    """
+    A file that was deleted is written without end and without a name: stale.
+    """
+    write(handler, "a line")
+    os.unlink(handler.baseFilename)
+    with pytest.raises(Unhealthy, match=r"^stale: .* was deleted or renamed, and is still written \(7 bytes\)"):
+        LogOverflow(handler, max_bytes=100)()
+
+
+def test_a_file_that_was_replaced_is_stale(handler, tmp_path):
+    """
+    A file that was renamed, with another one made under its name, is stale.
+    """
+    os.rename(handler.baseFilename, tmp_path / "app.log.1")
+    (tmp_path / "app.log").touch()
+    with pytest.raises(Unhealthy, match=r"^stale: .* is another file now"):
+        LogOverflow(handler, max_bytes=100)()
+
+
+def test_a_handler_that_reopens_by_itself_is_not_stale(tmp_path):
+    """
+    A WatchedFileHandler follows its name, so a replaced file is no fault.
+    """
+    handler = logging.handlers.WatchedFileHandler(tmp_path / "app.log")
+    os.unlink(handler.baseFilename)
+    LogOverflow(handler, max_bytes=100)()
+    handler.close()
+
+
+def test_a_handler_that_has_not_opened_its_file_is_healthy(tmp_path):
+    """
+    With delay=True there is no file before the first record, which is no fault.
+    """
+    LogOverflow(logging.FileHandler(tmp_path / "app.log", delay=True), max_bytes=100)()
+
+
+def test_a_closed_handler_is_healthy(handler):
+    """
+    A closed handler has nothing open that could be stale.
+    """
+    handler.close()
+    LogOverflow(handler, max_bytes=100)()
+
+
+def test_a_path_without_a_file_is_healthy(tmp_path):
+    """
+    A file that is not there takes no room.
+    """
+    LogOverflow(tmp_path / "app.log", max_bytes=100)()
+
+
+def test_a_vanished_directory_is_stale(tmp_path):
+    """
+    Without its directory no file can be made again.
+    """
+    with pytest.raises(Unhealthy, match=r"^stale: .*its directory does not exist"):
+        LogOverflow(tmp_path / "gone" / "app.log", max_bytes=100)()
+
+
+def test_too_little_free_space_is_full(handler):
+    """
+    A disk with less free space than wanted is full, whatever the file takes.
+    """
+    with pytest.raises(Unhealthy, match=rf"^full: the disk of .* bytes free, {2**62} are wanted"):
+        LogOverflow(handler, max_bytes=100, min_free_bytes=2**62)()
+
+
+def test_too_few_free_inodes_are_full(handler):
+    """
+    A disk on which hardly a file can be made is full, unless it counts no inodes.
+    """
+    probe = LogOverflow(handler, max_bytes=100, min_free_bytes=0, min_free_inodes=2**62)
+    if os.statvfs(handler.baseFilename).f_files:
+        with pytest.raises(Unhealthy, match=r"^full: the disk of .* inodes free"):
+            probe()
+    else:
+        probe()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_bytes": 0}, "max_bytes=0: must be a whole number, 1 or more"),
+        ({"min_free_bytes": -1}, "min_free_bytes=-1: must be a whole number, 0 or more"),
+        ({"min_free_inodes": 0.5}, "min_free_inodes=0.5: must be a whole number"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(tmp_path, arguments, message):
+    """
+    A setting that cannot work is refused at once, by name.
+    """
+    with pytest.raises(ConfigError, match=message):
+        LogOverflow(tmp_path / "app.log", **{"max_bytes": 1, **arguments})
