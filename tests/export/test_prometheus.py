@@ -548,6 +548,17 @@ class TestAttaching:
             scrape("selfheal_recovery_in_progress", **RESOURCE),
         )
 
+    def test_an_event_that_was_on_its_way_no_longer_counts(self, stage, scrape):
+        """
+        What arrives after the end changes nothing.
+        """
+        ((listener, _),) = stage.listeners
+        scrape.detach()
+        stage.on_event(listener)
+        stage.say(names.INCIDENT_OPENED, kind="stale", time_to_detect=2.0, manual=False)
+
+        assert 0.0 == scrape("selfheal_incidents_open", **RESOURCE)
+
     def test_somebody_elses_metric_of_the_same_name_is_an_error_that_changes_nothing(self, stage):
         """
         The error says which name it is, and the registry holds what it held.

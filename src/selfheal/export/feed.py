@@ -52,7 +52,7 @@ class Feed:
         self._shown: dict[str, str] = {}
         #: The action each check asks for, counted as detected already.
         self._asked: dict[str, Field] = {}
-        self._handlers: Final[dict[str, Callable[[Event], None]]] = {
+        self._handlers: dict[str, Callable[[Event], None]] = {
             names.HEALER_STARTED: self._started,
             names.CHECK_COMPLETED: self._completed,
             names.CHECK_ABANDONED: self._abandoned,
@@ -91,13 +91,11 @@ class Feed:
         """
         Count *event*.
         """
-        handle = self._handlers.get(event.name)
-        if handle is None:
-            return
         shared = guard()
         with shared.lock:
-            if self._forks != shared.forks:
-                return  # a child of the process that is counted
+            handle = self._handlers.get(event.name)
+            if handle is None or self._forks != shared.forks:
+                return  # no longer followed, or a child of the process that is counted
             if event.check and event.check not in self._checks:
                 self._bind_new()
             handle(event)
@@ -110,6 +108,7 @@ class Feed:
         remove()
         shared = guard()
         with shared.lock:
+            self._handlers = {}  # an event may still be on its way here
             if self._forks == shared.forks:
                 for resource in self._open.values():
                     self._metrics.child("selfheal_incidents_open", resource).dec()
@@ -309,9 +308,10 @@ class Feed:
             return
         self._pauses = {resource: until for resource, until in self._pauses.items() if now < until}
         self._metrics.child("selfheal_paused").set(bool(self._pauses) or healer.paused)
-        dropped, self._dropped = healer.events_dropped - self._dropped, healer.events_dropped
-        if dropped > 0:  # a healer that starts again counts from 0
-            self._metrics.child("selfheal_events_dropped_total", "listener", "overflow").inc(dropped)
+        dropped = healer.events_dropped
+        if dropped > self._dropped:
+            self._metrics.child("selfheal_events_dropped_total", "listener", "overflow").inc(dropped - self._dropped)
+        self._dropped = dropped  # smaller than before in a healer that has begun anew
         for gone in self._checks.keys() - {check.name for check in healer.checks}:
             del self._checks[gone], self._monitors[gone], self._shown[gone]
             self._metrics.drop(gone)
