@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -53,11 +54,14 @@ def heading() -> str:
     Where and with what it was measured.
     """
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PEERS)
-    rustc = subprocess.run("rustc --version || echo none", shell=True, capture_output=True, text=True).stdout.strip()
+    rustc = shutil.which("rustc")
+    rust = subprocess.run([rustc, "--version"], capture_output=True, text=True).stdout.strip() if rustc else "absent"
+    load = ", ".join(f"{load:.1f}" for load in os.getloadavg())
     return f"""# Results
 
 Written by `python -m benchmarks`. Thread-CPU time (process CPU time for imports), all alternatives interleaved in a
-fresh random order each round, medians and quartiles. Compare ratios, not figures of different machines.
+fresh random order each round, medians and quartiles. Compare ratios, not figures of different machines. Only lateness
+is told by the wall clock, and therefore also tells what else ran on the machine.
 
 | | |
 |---|---|
@@ -65,30 +69,36 @@ fresh random order each round, medians and quartiles. Compare ratios, not figure
 | system | {platform.system()} {platform.release()} |
 | Python | {platform.python_implementation()} {platform.python_version()} |
 | peers | {versions} |
-| Rust | {rustc} |
+| Rust | {rust} |
+| load average before | {load} |
 | date | {dt.datetime.now(dt.UTC):%Y-%m-%d} |
 """
 
 
-def page(reports: list[Report]) -> str:
+def page(before: str, reports: list[Report]) -> str:
     """
     The whole page.
     """
     goals = "\n".join(str(goal) for report in reports for goal in report.goals)
     sections = "\n\n".join(f"## {report.title}\n\n{report.text}" for report in reports)
-    return f"{heading()}\n## Goals\n\n| goal | limit | measured | |\n|---|---:|---:|---|\n{goals}\n\n{sections}\n"
+    return f"{before}\n## Goals\n\n| goal | limit | measured | |\n|---|---:|---:|---|\n{goals}\n\n{sections}\n"
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str]) -> int:
+    """
+    Measure, print, keep; 1 if a goal was not met.
+    """
+    before = heading()
     reports: list[Report] = []
     for name in names or MODULES:
         print(f"{name} ...", file=sys.stderr)
         reports.append(importlib.import_module(f"benchmarks.{name}").run())
-    text = page(reports)
+    text = page(before, reports)
     print(text)
     if not names:
         RESULTS.write_text(text)
+    return 0 if all(goal.met for report in reports for goal in report.goals) else 1
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -71,7 +71,8 @@ class Goal:
     def __str__(self) -> str:
         relation = ">=" if self.at_least else "<="
         verdict = "met" if self.met else "**not met**"
-        return f"| {self.words} | {relation} {self.limit:g} {self.unit} | {self.measured:.3g} {self.unit} | {verdict} |"
+        limit, measured = f"{self.limit:g} {self.unit}".strip(), f"{self.measured:.3g} {self.unit}".strip()
+        return f"| {self.words} | {relation} {limit} | {measured} | {verdict} |"
 
 
 @attrs.frozen
@@ -131,7 +132,7 @@ def figure(name: str, values: Sequence[float], duty: str = "") -> Figure:
 
 def table(figures: dict[str, Figure], *, unit: str, base: str, digits: int = 0) -> str:
     """
-    A Markdown table; the last-but-one column is the ratio of medians to *base*.
+    A Markdown table; beside each median stands its ratio to that of *base*.
     """
     duties = any(row.duty for row in figures.values())
     lines = [

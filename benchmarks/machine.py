@@ -46,10 +46,10 @@ def _steps() -> Callable[[], float]:
     return cost
 
 
-def _trigger(**options: object) -> Callable[[], float]:
+def _trigger(dest: str | None) -> Callable[[], float]:
     model = Model()
     machine = Machine(model, states=["idle", "detecting"], initial="idle", auto_transitions=False)
-    machine.add_transition("probe", "idle", **options)
+    machine.add_transition("probe", "idle", dest)
     return nanoseconds(model.probe, STEPS)
 
 
@@ -58,8 +58,8 @@ def run() -> Report:
     figures = measure(
         [
             Case("selfheal", _steps(), "tick and answer: due times, windows, staleness"),
-            Case("transitions, internal", _trigger(dest=None), "one trigger that changes no state; no time, no window"),
-            Case("transitions, reflexive", _trigger(dest="="), "one trigger that enters the same state again"),
+            Case("transitions, internal", _trigger(None), "one trigger that changes no state; no time, no window"),
+            Case("transitions, reflexive", _trigger("="), "one trigger that enters the same state again"),
         ]
     )
     text = "Nanoseconds of one healthy step, loop included.\n\n" + table(

@@ -63,11 +63,11 @@ def timed(func: Function) -> Function:
     return LatencyMonitor(window_size=50, threshold_ms=500).timed(func)
 
 
-def sync_purgatory(func: Function) -> Function:
+def sync_purgatory(func: Function) -> Any:
     return purgatory.SyncCircuitBreakerFactory()("bench")(func)
 
 
-def async_purgatory(func: Function) -> Function:
+def async_purgatory(func: Function) -> Any:
     return purgatory.AsyncCircuitBreakerFactory()("bench")(func)
 
 
