@@ -7,34 +7,30 @@ driver. It decides nothing.
 
 from __future__ import annotations
 
-import math
 import threading
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from selfheal import names
-from selfheal.checks import HealthCheck, resolve
+from selfheal.checks import resolve
 from selfheal.clock import SystemClock
 from selfheal.errors import ConfigError, IllegalTransitionError, NotRunningError, UnknownCheckError
-from selfheal.healing import require_feasible
-from selfheal.model import Budget, Incident, seconds
-from selfheal.runtime import gating, pauses, roster
-from selfheal.runtime.driver import Settings
-from selfheal.runtime.engine import Engine
-from selfheal.runtime.watch import CheckStatus, Pause
+from selfheal.model.policy import Budget
+from selfheal.model.settings import seconds
 
 
 if TYPE_CHECKING:
     import datetime as dt
     import random as random_module
 
+    from selfheal.checks import HealthCheck
     from selfheal.clock import Clock
-    from selfheal.model import Journal
+    from selfheal.model import Incident, Journal
     from selfheal.runtime.gating import Explanation
     from selfheal.runtime.hosts import Host
     from selfheal.runtime.listeners import Listener
+    from selfheal.runtime.watch import CheckStatus
 
 #: A pause without an end is forgotten and never found: this is how long one lasts unless said otherwise.
 PAUSE_SECONDS = 3600.0
@@ -92,45 +88,30 @@ class Healer:
         redact: Callable[[str], str] | None = None,
         after_fork: Literal["warn", "start"] = "warn",
     ) -> None:
-        if mode not in {"enforce", "observe"}:
-            msg = f"mode={mode!r}: 'enforce' heals, 'observe' only looks and records."
-            raise ConfigError(msg)
-        if after_fork not in {"warn", "start"}:
-            msg = f"after_fork={after_fork!r}: 'warn' or 'start'."
-            raise ConfigError(msg)
-        self.mode: Mode = mode
+        # Here, so that whoever only names the Healer does not pay for the rooms that wait.
+        from selfheal.runtime.engine import Engine
+        from selfheal.runtime.settings import Settings
+
         settings = Settings(
             mode=mode,
             allow_destructive=allow_destructive,
             budget=budget,
-            max_concurrent=_count("max_concurrent", max_concurrent),
-            grace=_time("grace", grace),
-            phase=None if phase is None else _time("phase", phase),
-            slack=None if slack is None else _time("slack", slack),
-            uniform=_uniform(random),
+            max_concurrent=max_concurrent,
+            max_threads=max_threads,
+            grace=grace,
+            phase=phase,
+            slack=slack,
+            after_fork=after_fork,
+            random=random,
         )
+        self.mode: Mode = mode
         self.log_errors = log_errors
         self.redact = redact
         self._registry = registry
-        self._engine = Engine(
-            settings,
-            SystemClock() if clock is None else clock,
-            max_threads=_count("max_threads", max_threads),
-            after_fork=after_fork,
-            on_start=self._attach_exporters,
-        )
-        resolved = roster.distinct(resolve(check) for check in checks)
-        roster.require_acyclic(resolved)
-        for check in resolved.values():
-            self._admit(check)
+        self._engine = Engine(settings, SystemClock() if clock is None else clock, on_start=self._attach_exporters)
+        self._engine.admit(resolve(check) for check in checks)
         if journal is not None:
             self._engine.listen(journal.write, None)
-
-    def _admit(self, check: HealthCheck) -> None:
-        budget = self._engine.settings.budget
-        require_feasible(check.policy, check.recovery, budget, what=f"the process, through check {check.name!r}")
-        self._engine.driver.add(check)
-        self._engine.checks[check.name] = check
 
     def _attach_exporters(self) -> None:
         # The one look upwards: whoever gets a registry, and every healer for its log, expects them to work by itself.
@@ -223,9 +204,7 @@ class Healer:
         Raises:
             ConfigError: If its name is taken, or it cannot work. Nothing has changed then.
         """
-        resolved = resolve(check)
-        roster.require_acyclic(roster.distinct((*self._engine.checks.values(), resolved)))
-        self._engine.on_loop(lambda: self._admit(resolved))
+        self._engine.admit([resolve(check)])
 
     def remove(self, name: str) -> None:
         """
@@ -236,9 +215,7 @@ class Healer:
             ConfigError: If another check depends on it.
         """
         self._check(name)
-        roster.require_removable(self._engine.checks, name)
-        self._engine.on_loop(lambda: self._engine.driver.remove(name))
-        del self._engine.checks[name]
+        self._engine.dismiss(name)
 
     # --- questions ------------------------------------------------------------
 
@@ -256,7 +233,7 @@ class Healer:
             UnknownCheckError: If there is none of this name.
         """
         self._check(name)
-        return gating.explain(self._engine.driver, self._engine.driver.watches[name], self._engine.clock.now())
+        return self._engine.explain(name)
 
     def incidents(self) -> tuple[Incident, ...]:
         """
@@ -269,7 +246,7 @@ class Healer:
         """
         Whether all actions are paused.
         """
-        return pauses.pause_of(self._engine.driver, None, self._engine.clock.now()) is not None
+        return self._engine.paused
 
     @property
     def events_dropped(self) -> int:
@@ -335,8 +312,7 @@ class Healer:
             msg = "a pause needs a reason: somebody will find it at 3 a.m. and wonder."
             raise ConfigError(msg)
         self._resource(resource)
-        until = None if ttl is None else self._engine.clock.now() + _time("ttl", ttl)
-        self._engine.on_loop(lambda: pauses.pause(self._engine.driver, resource, Pause(reason, until)))
+        self._engine.pause(reason, resource, None if ttl is None else seconds(ttl))
 
     def resume(self, *, resource: str | None = None, reason: str = "resumed") -> None:
         """
@@ -346,7 +322,7 @@ class Healer:
             UnknownCheckError: If there is no such resource.
         """
         self._resource(resource)
-        self._engine.on_loop(lambda: pauses.resume(self._engine.driver, resource, reason))
+        self._engine.resume(reason, resource)
 
     def on_event(self, listener: Listener, *, events: Collection[str] | None = None) -> Callable[[], None]:
         """
@@ -365,10 +341,6 @@ class Healer:
         Raises:
             ConfigError: If a name is unknown.
         """
-        unknown = sorted(set(events or ()) - set(names.EVENTS))
-        if unknown:
-            msg = f"no such events: {', '.join(unknown)}. selfheal.names.EVENTS has them all."
-            raise ConfigError(msg)
         return self._engine.listen(listener, events)
 
     def wait_healthy(self, name: str, *, timeout: float | dt.timedelta | None = None) -> bool:
@@ -395,7 +367,7 @@ class Healer:
         reached = threading.Event()
         cancel = self._engine.on_loop(lambda: self._engine.driver.when_healthy(name, reached.set))
         try:
-            return self._engine.wait(reached, None if timeout is None else _time("timeout", timeout))
+            return self._engine.wait(reached, None if timeout is None else seconds(timeout))
         finally:
             self._engine.on_loop(cancel)
 
@@ -410,7 +382,7 @@ class Healer:
         reached = anyio.Event()
         cancel = self._engine.driver.when_healthy(name, reached.set)
         try:
-            with anyio.move_on_after(None if timeout is None else _time("timeout", timeout)):
+            with anyio.move_on_after(None if timeout is None else seconds(timeout)):
                 await reached.wait()
         finally:
             cancel()
@@ -432,26 +404,3 @@ class Healer:
         if not self._engine.running:
             msg = "the healer does not run. Enter it first: with Healer([...]) as healer."
             raise NotRunningError(msg)
-
-
-def _uniform(random: random_module.Random | None) -> Callable[[], float]:
-    if random is None:
-        from random import Random
-
-        random = Random()  # noqa: S311 - spreads load, guards nothing
-    return random.random
-
-
-def _count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        msg = f"{name}={value!r}: must be a whole number, 1 or more."
-        raise ConfigError(msg)
-    return value
-
-
-def _time(name: str, value: float | dt.timedelta) -> float:
-    number = seconds(value)
-    if not 0 <= number < math.inf:
-        msg = f"{name}={value}: must be a finite number of seconds, 0 or more."
-        raise ConfigError(msg)
-    return number

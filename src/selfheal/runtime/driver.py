@@ -16,12 +16,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
-import attrs
-
 from selfheal import names
 from selfheal.healing import HealingStateMachine
 from selfheal.healing.ledgers import BudgetLedger
-from selfheal.model import Budget, Check, Outcome, Recover, Wait
+from selfheal.model import Check, Outcome, Recover, Wait
 from selfheal.runtime import gating, probes, questions
 from selfheal.runtime.actions import ActionRun
 from selfheal.runtime.closing import Closing
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from selfheal.model import CheckResult, Incident
     from selfheal.runtime.hosts import Host
     from selfheal.runtime.listeners import Dispatcher
+    from selfheal.runtime.settings import Settings
     from selfheal.runtime.threads import Caller
 
 #: Timer slack of due times: late only, to share wake-ups. Measured: 50 ms save 84 % of the CPU of 1,000 checks.
@@ -45,22 +44,6 @@ SLACK_LIMIT: Final = 0.05
 
 #: A first check is never later than this, so that readiness does not wait for a random phase.
 FIRST_CHECK_WITHIN: Final = 1.0
-
-
-@attrs.frozen(kw_only=True)
-class Settings:
-    """
-    What the front door was told.
-    """
-
-    mode: str
-    allow_destructive: bool
-    budget: Budget
-    max_concurrent: int
-    grace: float
-    phase: float | None
-    slack: float | None
-    uniform: Callable[[], float] = attrs.field(repr=False)
 
 
 class Driver:

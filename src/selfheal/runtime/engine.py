@@ -4,24 +4,29 @@ The life of a healer in one process: starting, stopping, forking, and reaching i
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from selfheal.errors import IllegalTransitionError, NotRunningError
-from selfheal.runtime import fork
-from selfheal.runtime.driver import Driver, Settings
+from selfheal import names
+from selfheal.errors import ConfigError, IllegalTransitionError, NotRunningError
+from selfheal.healing.feasibility import require_feasible
+from selfheal.runtime import fork, gating, pauses, roster
+from selfheal.runtime.driver import Driver
 from selfheal.runtime.hosts import Host, TrioHost, running_host
 from selfheal.runtime.listeners import Dispatcher, Listener
 from selfheal.runtime.thread_host import ANSWER_WITHIN, LoopThread
 from selfheal.runtime.threads import InlineThreads, Threads
+from selfheal.runtime.watch import Pause
 
 
 if TYPE_CHECKING:
     from selfheal.checks import HealthCheck
     from selfheal.clock import Clock
+    from selfheal.runtime.settings import Settings
 
 R = TypeVar("R")
 
@@ -36,24 +41,12 @@ class Engine:
     Args:
         settings: For the driver.
         clock: The time.
-        max_threads: For sync probes and actions.
-        after_fork: What a child process does: "warn", or "start" anew.
         on_start: Called before each start.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        clock: Clock,
-        *,
-        max_threads: int,
-        after_fork: Literal["warn", "start"],
-        on_start: Callable[[], None],
-    ) -> None:
+    def __init__(self, settings: Settings, clock: Clock, *, on_start: Callable[[], None]) -> None:
         self.settings = settings
         self.clock = clock
-        self._max_threads = max_threads
-        self._after_fork = after_fork
         self._on_start = on_start
         self._listeners: list[tuple[Listener, Collection[str] | None]] = []
         self.checks: dict[str, HealthCheck] = {}
@@ -113,7 +106,7 @@ class Engine:
         fork.guard(self)
         self._on_start()
         self._host = host
-        threads = InlineThreads(host.post) if self.clock.virtual else Threads(self._max_threads, host.post)
+        threads = InlineThreads(host.post) if self.clock.virtual else Threads(self.settings.max_threads, host.post)
         self.running = True
 
         def begin() -> None:
@@ -189,7 +182,7 @@ class Engine:
         was_running = self.running
         fork.abandon(self.driver, self.dispatcher, self._thread, self._host)
         self._reset()
-        if was_running and self._after_fork == "start":
+        if was_running and self.settings.after_fork == "start":
             self.start()
         elif was_running:
             message = (
@@ -198,10 +191,73 @@ class Engine:
             )
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 
+    # --- what the front door passes on ------------------------------------------
+
+    def admit(self, checks: Iterable[HealthCheck]) -> None:
+        """
+        Watch more checks: all of them, or none.
+
+        Raises:
+            ConfigError: If one of them, or all together, cannot work. Nothing has changed then.
+        """
+        new = list(checks)
+        together = roster.distinct((*self.checks.values(), *new))
+        roster.require_acyclic(together)
+        for check in new:
+            what = f"the process, through check {check.name!r}"
+            require_feasible(check.policy, check.recovery, self.settings.budget, what=what)
+        for check in new:
+            self.on_loop(functools.partial(self.driver.add, check))
+        self.checks = together
+
+    def dismiss(self, name: str) -> None:
+        """
+        Watch a check no longer.
+
+        Raises:
+            ConfigError: If another check depends on it.
+        """
+        roster.require_removable(self.checks, name)
+        self.on_loop(lambda: self.driver.remove(name))
+        self.checks = {other: check for other, check in self.checks.items() if other != name}
+
+    def explain(self, name: str) -> gating.Explanation:
+        """
+        Why a check is, or is not, being healed.
+        """
+        return gating.explain(self.driver, self.driver.watches[name], self.clock.now())
+
+    @property
+    def paused(self) -> bool:
+        """
+        Whether all actions are paused.
+        """
+        return pauses.pause_of(self.driver, None, self.clock.now()) is not None
+
+    def pause(self, reason: str, resource: str | None, ttl: float | None) -> None:
+        """
+        Start no action on one resource, or on any.
+        """
+        until = None if ttl is None else self.clock.now() + ttl
+        self.on_loop(lambda: pauses.pause(self.driver, resource, Pause(reason, until)))
+
+    def resume(self, reason: str, resource: str | None) -> None:
+        """
+        End a pause.
+        """
+        self.on_loop(lambda: pauses.resume(self.driver, resource, reason))
+
     def listen(self, listener: Listener, events: Collection[str] | None) -> Callable[[], None]:
         """
         Add a listener that also hears the next life; returns what takes it off again.
+
+        Raises:
+            ConfigError: If a name is unknown.
         """
+        unknown = sorted(set(events or ()) - set(names.EVENTS))
+        if unknown:
+            msg = f"no such events: {', '.join(unknown)}. selfheal.names.EVENTS has them all."
+            raise ConfigError(msg)
         item = (listener, events)
         self._listeners.append(item)
         remove_now = self.dispatcher.add(listener, events)

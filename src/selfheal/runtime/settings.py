@@ -1,0 +1,55 @@
+"""
+What the front door was told, checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+
+from selfheal.errors import ConfigError
+from selfheal.model import Budget, at_least_one, not_negative, optional_seconds, seconds
+
+
+if TYPE_CHECKING:
+    import random as random_module
+
+
+def _one_of(*choices: str) -> Callable[[object, attrs.Attribute[str], str], None]:
+    def validate(_inst: object, attribute: attrs.Attribute[str], value: str) -> None:
+        if value not in choices:
+            msg = f"{attribute.name}={value!r}: must be one of {', '.join(map(repr, choices))}."
+            raise ConfigError(msg)
+
+    return validate
+
+
+def _uniform(random: random_module.Random | None) -> Callable[[], float]:
+    if random is None:
+        from random import Random
+
+        random = Random()  # noqa: S311 - spreads load, guards nothing
+    return random.random
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """
+    How one healer works. The arguments are explained at `selfheal.Healer`.
+
+    Raises:
+        ConfigError: If one of them cannot work.
+    """
+
+    mode: str = attrs.field(validator=_one_of("enforce", "observe"))
+    allow_destructive: bool
+    budget: Budget
+    max_concurrent: int = attrs.field(validator=at_least_one)
+    max_threads: int = attrs.field(validator=at_least_one)
+    grace: float = attrs.field(converter=seconds, validator=not_negative)
+    phase: float | None = attrs.field(converter=optional_seconds, validator=not_negative)
+    slack: float | None = attrs.field(converter=optional_seconds, validator=not_negative)
+    after_fork: str = attrs.field(validator=_one_of("warn", "start"))
+    uniform: Callable[[], float] = attrs.field(alias="random", converter=_uniform, repr=False)
