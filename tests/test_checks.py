@@ -42,6 +42,11 @@ def rebuild(ctx):
     """Another action."""
 
 
+def settings(check):
+    """What a check consists of."""
+    return attrs.asdict(check, recurse=False)
+
+
 class Service:
     """Has probes as methods."""
 
@@ -98,7 +103,7 @@ class TestMark:
             """A probe."""
 
         check = resolve(orders_db)
-        assert HealthCheck(orders_db, **options) == check
+        assert settings(HealthCheck(orders_db, **options)) == settings(check)
         assert (orders_db, "db", "orders") == (check.probe, check.name, check.resource)
         assert HealingPolicy(interval=20, timeout=2, fall=4, rise=1) == check.policy
         assert ((latency,), drain >> rebuild, ("network",)) == (check.monitors, check.recovery, check.depends_on)
@@ -237,18 +242,19 @@ class TestName:
 
 
 class TestHealthCheck:
-    def test_is_a_frozen_value(self):
+    def test_cannot_be_changed_but_evolved(self):
         """
-        It cannot be changed, but evolved.
+        It is frozen, equal to itself only, and `attrs.evolve` makes another.
         """
         check = HealthCheck(probe, name="x", recovery=drain, kinds=["lagging"])
 
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             check.name = "y"
-        assert HealthCheck(probe, name="x", recovery=drain, kinds=["lagging"]) == check
-        assert HealthCheck(probe, name="y", resource="x", recovery=drain, kinds=["lagging"]) == attrs.evolve(
-            check, name="y"
-        )
+        assert hash(check) == hash(check)
+        assert check != attrs.evolve(check)
+        assert settings(check) == settings(attrs.evolve(check))
+        assert {**settings(check), "name": "y"} == settings(attrs.evolve(check, name="y"))
+        assert "HealthCheck('x')" == repr(check)
 
     def test_has_defaults(self):
         """

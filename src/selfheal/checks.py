@@ -32,7 +32,8 @@ F = TypeVar("F", bound=Callable[..., object])
 _MARK: Final = "__selfheal_check__"
 
 
-@attrs.frozen(init=False)
+# A check is itself: two of them with equal settings still watch twice. (And what attrs need not write costs nothing.)
+@attrs.frozen(init=False, eq=False, repr=False)
 class HealthCheck:
     """
     A probe, and what to make of it: for any callable, at run time. For a function of your own use `health_check`.
@@ -107,6 +108,9 @@ class HealthCheck:
         for field, value in fields.items():
             object.__setattr__(self, field, value)
         _require_workable(self)
+
+    def __repr__(self) -> str:
+        return f"HealthCheck({self.name!r})"
 
 
 class CheckOptions(TypedDict, total=False):

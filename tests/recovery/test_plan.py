@@ -11,7 +11,8 @@ import tenacity
 
 from selfheal.errors import SelfHealError
 from selfheal.model import Fault, Outcome, Verdict
-from selfheal.recovery import TRIES_LIMIT, Pause, RecoveryAction, by_fault, plan, recovery_action, revert_plan
+from selfheal.recovery import RecoveryAction, by_fault, recovery_action
+from selfheal.recovery.plan import TRIES_LIMIT, Pause, plan, revert_plan
 
 
 STALE = Fault("stale")

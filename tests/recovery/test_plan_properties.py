@@ -16,7 +16,8 @@ from hypothesis import given, settings
 
 from selfheal.errors import Escalate
 from selfheal.model import Fault, Incident, Outcome, RecoveryContext, Verdict
-from selfheal.recovery import Pause, RecoveryAction, by_fault, plan, recovery_action, revert_plan
+from selfheal.recovery import RecoveryAction, by_fault, recovery_action
+from selfheal.recovery.plan import Pause, plan, revert_plan
 
 
 KINDS = ("stale", "down", "auth")

@@ -13,19 +13,8 @@ import attrs
 import tenacity
 
 from selfheal.model import Blast, Fault, Ladder, Outcome, RecoveryContext
-from selfheal.recovery import (
-    FunctionAction,
-    Pause,
-    Plan,
-    RecoveryAction,
-    Run,
-    Sequence,
-    by_fault,
-    plan,
-    recovery_action,
-    revert_plan,
-    rung,
-)
+from selfheal.recovery import FunctionAction, RecoveryAction, Sequence, by_fault, recovery_action, rung
+from selfheal.recovery.plan import Pause, Plan, Run, plan, revert_plan
 
 
 class Plain(RecoveryAction):

@@ -6,15 +6,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from selfheal.errors import ConfigError
-
-
-_WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def snake_case(name: str) -> str:
@@ -25,7 +21,12 @@ def snake_case(name: str) -> str:
         >>> snake_case("RebuildIndex"), snake_case("HTTPPool"), snake_case("_private")
         ('rebuild_index', 'http_pool', 'private')
     """
-    return _WORD_STARTS.sub("_", name).lower().strip("_")
+    # By hand: compiling a regular expression would cost every program more than all its names together.
+    spelled = ""
+    for before, letter, after in zip(f"_{name}", name, f"{name[1:]}_", strict=False):
+        starts = letter.isupper() and (not before.isupper() or after.islower())
+        spelled += f"_{letter}" if starts and before != "_" else letter
+    return spelled.lower().strip("_")
 
 
 def name_of(function: Callable[..., object]) -> str:
