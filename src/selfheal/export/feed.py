@@ -123,6 +123,8 @@ class Feed:
         child("selfheal_paused").set(healer.paused)
         self._bind_new()
         for name, status in healer.status().items():
+            if name not in self._checks:
+                continue  # added a moment ago: its first event will bring it
             resource = self._checks[name].resource
             self._show_status(name, names.STATUS_WORDS[status.status.value])
             self._show_state(name, resource, status.state.value)
