@@ -317,15 +317,15 @@ class HealingStateMachine(States):
         """
         What the next decisions depend on, times left out: equal prints behave alike until a deadline.
         """
-        evidence, probation = self._evidence, self._probation
+        step, evidence, probation = self._step, self._evidence, self._probation
         return (
             self._state,
-            self._step,
+            (type(step).__name__, step.rung if isinstance(step, Recover | Revert) else None),
             self._cursor.left,
-            (evidence.recent, evidence.good, evidence.bad),
-            (tuple(probation.applied), probation.watched, probation.passed),
-            (self._forced, self._reconfirm, self._unbounded, self._manual),
-            self._gate,
+            (evidence.recent, evidence.proved, evidence.refuted, min(evidence.good, self._policy.rise)),
+            (tuple(probation.applied), (probation.watched, probation.passed) if self._state is RESTORED else None),
+            (self._forced, self._reconfirm, self._unbounded),
+            self._gate is None,
         )
 
     def note(self, entry: Entry) -> None:

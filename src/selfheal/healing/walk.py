@@ -1,0 +1,258 @@
+"""
+The state diagram, found by running the machine: breadth first, at its deadlines, with every answer to every step.
+
+What is drawn is what it does, not what somebody remembers that it should do.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from selfheal import names
+from selfheal.healing.machine import HealingStateMachine
+from selfheal.healing.states import CHECK
+from selfheal.model import (
+    Check,
+    CheckResult,
+    Entry,
+    Gate,
+    HealingPolicy,
+    HealingState,
+    HealthStatus,
+    Ladder,
+    Outcome,
+    Recover,
+    Revert,
+    Rung,
+    Wait,
+)
+
+
+#: Patience as short as it gets: every rule of the machine is reached within a few steps.
+POLICY: Final = HealingPolicy(
+    interval=2,
+    fast_interval=1,
+    timeout=1,
+    jitter=0,
+    stale_after=5,
+    fall=2,
+    fall_window=3,
+    rise=2,
+    verify_within=3,
+    probation=4,
+    max_actions=3,
+    max_incident_age=40,
+    retry_after=10,
+)
+
+#: One rung of each sort: tried twice, of use against one fault only, held.
+LADDER: Final = Ladder(
+    (
+        Rung(action="again", name="again", attempts=2),
+        Rung(action="special", name="special", applies=lambda fault: fault.kind == "stale"),
+        Rung(action="hold", name="hold", held=True),
+    )
+)
+
+#: More nodes than this mean that something grows without bound.
+NODE_LIMIT: Final = 50_000
+
+#: The fingerprint of a machine.
+Node: TypeAlias = tuple[object, ...]
+
+_HELD: Final = 2
+_ACTION_TAKES: Final = 1.0
+_LONG: Final = POLICY.stale_after
+
+#: A driver that was suspended: what takes longer than the way to a node has time to happen.
+_LATE: Final = POLICY.max_incident_age
+
+_OUTCOMES: Final = (
+    Outcome.done(),
+    Outcome.failed(RuntimeError("walk")),
+    Outcome.cannot_help("walk"),
+    Outcome.abandoned(),
+    Outcome.cancelled("walk"),
+)
+
+#: Arrows from a state to itself: what happened, if the state did not change.
+_STAYS: Final = {
+    names.ACTION_FINISHED: "it ended badly",
+    names.ACTION_BLOCKED: "a gate is closed",
+    names.HELD_REVERTED: "a held rung is reverted",
+}
+
+
+class Edge(NamedTuple):
+    """
+    One arrow of the diagram.
+
+    Args:
+        before: The state it leaves.
+        after: The state it leads to.
+        why: What has happened.
+    """
+
+    before: HealingState
+    after: HealingState
+    why: str
+
+
+class Move(NamedTuple):
+    """
+    One step from a node of the walk to another.
+
+    Args:
+        source: Where it begins.
+        target: Where it leads to.
+        good: What a world in which everything works would answer, or time passing.
+        edges: The arrows it adds to the diagram.
+    """
+
+    source: Node
+    target: Node
+    good: bool
+    edges: tuple[Edge, ...]
+
+
+class Answer(NamedTuple):
+    """
+    Something that a driver may tell a machine.
+
+    Args:
+        good: What a world in which everything works would answer, or time passing.
+        at: The time afterwards.
+        give: Tells it.
+    """
+
+    good: bool
+    at: float
+    give: Callable[[HealingStateMachine], object]
+
+
+def walk() -> Iterator[Move]:
+    """
+    Every move from every reachable node, in a fixed order.
+
+    A node is a fingerprint of the machine; its times are those of the shortest way to it.
+
+    Raises:
+        RuntimeError: If there are more than `NODE_LIMIT` nodes.
+    """
+    queue: deque[tuple[HealingStateMachine, float]] = deque()
+    seen: set[Node] = set()
+
+    def meet(machine: HealingStateMachine, now: float) -> Node:
+        machine.tick(now=now)
+        node = machine.fingerprint()
+        if node not in seen:
+            seen.add(node)
+            queue.append((machine, now))
+        if len(seen) > NODE_LIMIT:
+            msg = f"more than {NODE_LIMIT} nodes: some part of the fingerprint grows without bound."
+            raise RuntimeError(msg)
+        return node
+
+    def move(machine: HealingStateMachine, answer: Answer) -> Move:
+        after = _copy(machine)
+        answer.give(after)
+        target = meet(after, answer.at)
+        return Move(machine.fingerprint(), target, answer.good, _edges(machine.state, after.entries()))
+
+    start = HealingStateMachine(POLICY, LADDER)
+    yield move(start, Answer(False, 0.0, lambda machine: machine.adopt([_HELD], now=0.0)))
+    meet(start, 0.0)
+    meet(HealingStateMachine(POLICY), 0.0)  # nothing to heal with
+    while queue:
+        machine, now = queue.popleft()
+        for answer in _answers(machine.tick(now=now), machine.state, now):
+            yield move(machine, answer)
+
+
+def edges() -> list[Edge]:
+    """
+    The arrows of the diagram, in the order of the states and then of their reasons.
+    """
+    order = {state: number for number, state in enumerate(HealingState)}
+    found = {edge for move in walk() for edge in move.edges}
+    return sorted(found, key=lambda edge: (order[edge.before], order[edge.after], edge.why))
+
+
+def mermaid() -> str:
+    """
+    The diagram as Mermaid text.
+    """
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for edge in edges():
+        reasons.setdefault((edge.before.name, edge.after.name), []).append(edge.why)
+    lines = ["stateDiagram-v2", f"    [*] --> {HealingState.IDLE.name}"]
+    lines += [f"    {before} --> {after}: {', '.join(whys)}" for (before, after), whys in reasons.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _answers(step: Wait | Check | Recover | Revert, state: HealingState, now: float) -> list[Answer]:
+    ended = now + _ACTION_TAKES
+    if isinstance(step, Check):
+        return [_checked(result, now) for result in _results(now)] + [
+            # Nobody knows for a long time: the next tick finds it stale.
+            Answer(False, now + _LONG, lambda machine: machine.checked(_unknown(now), now=now + _LONG))
+        ]
+    if isinstance(step, Recover | Revert):
+        return [_ended(step, outcome, ended) for outcome in _OUTCOMES] + [
+            Answer(False, now, lambda machine: machine.blocked(Gate.COOLDOWN, now + 3, now=now)),
+        ]
+    answers = [
+        Answer(True, step.until, lambda machine: machine.tick(now=step.until)),
+        Answer(False, now + _LATE, lambda machine: machine.tick(now=now + _LATE)),
+        Answer(False, now, lambda machine: machine.discard("walk", now=now)),
+    ]
+    if state not in (HealingState.RECOVERING, HealingState.VERIFYING):
+        answers.append(Answer(False, now, lambda machine: machine.start_healing(now=now)))
+    return answers
+
+
+def _results(now: float) -> tuple[CheckResult, ...]:
+    return (
+        CheckResult.healthy(started_at=now),
+        CheckResult.unhealthy("error", started_at=now),
+        CheckResult.unhealthy("stale", started_at=now),
+        CheckResult.unhealthy("error", fatal=True, started_at=now),
+    )
+
+
+def _unknown(now: float) -> CheckResult:
+    return CheckResult(HealthStatus.UNKNOWN, started_at=now)
+
+
+def _checked(result: CheckResult, now: float) -> Answer:
+    good = result.status is HealthStatus.HEALTHY
+    return Answer(good, now, lambda machine: machine.checked(result, now=now))
+
+
+def _ended(step: Recover | Revert, outcome: Outcome, now: float) -> Answer:
+    if isinstance(step, Recover):
+        return Answer(outcome.ok, now, lambda machine: machine.recovered(outcome, now=now))
+    return Answer(outcome.ok, now, lambda machine: machine.reverted(outcome, now=now))
+
+
+def _edges(before: HealingState, entries: Sequence[Entry]) -> tuple[Edge, ...]:
+    moved = [entry.fields for entry in entries if entry.event == names.STATE_CHANGED]
+    if moved:
+        return tuple(
+            Edge(HealingState(fields["from_state"]), HealingState(fields["to_state"]), str(fields["reason"]))
+            for fields in moved
+        )
+    stays = [_STAYS[entry.event] for entry in entries if entry.event in _STAYS]
+    return (Edge(before, before, stays[-1]),) if stays else ()
+
+
+def _copy(machine: HealingStateMachine) -> HealingStateMachine:
+    # The machine knows CHECK by identity; values are shared because copying them would take most of the time.
+    incident = machine.incident
+    values = (POLICY, LADDER.rungs, CHECK, machine.fault, machine.last_incident)
+    timeline = () if incident is None else (incident.trigger, *incident.timeline)
+    return copy.deepcopy(machine, {id(value): value for value in (*values, *timeline)})
