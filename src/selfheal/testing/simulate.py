@@ -16,7 +16,7 @@ import attrs
 from selfheal import names
 from selfheal.healer import Healer
 from selfheal.model import Budget
-from selfheal.runtime.leash import Tether, leash
+from selfheal.runtime.leash import Tether, leash, park
 from selfheal.testing.clock import Even, VirtualClock
 
 
@@ -107,6 +107,7 @@ def simulate(
         world = World(clock)
         healer.begin_on(world)
         world.run(until)
+        world.leave()
     return Story(events=tuple(events), incidents=healer.incidents(), until=until)
 
 
@@ -181,6 +182,13 @@ class World:
                 self._alarm = None
                 self._clock.move_to(alarm[0])
                 alarm[1]()
+
+
+    def leave(self) -> None:
+        """
+        Leave whatever still waits where it is.
+        """
+        park((self._sleeping, self._ready))
 
 
 class _Sleeper:
