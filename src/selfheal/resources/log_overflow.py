@@ -59,25 +59,22 @@ class LogOverflow:
             Unhealthy: ``stale`` if the open file was deleted or renamed, ``full`` if a limit is exceeded.
         """
         path = self.source if isinstance(self.source, str) else self.source.baseFilename
+        if isinstance(self.source, logging.FileHandler) and _strayed(self.source):
+            # It may be in the middle of a rotation. Whoever has the lock sees it as it is.
+            self.source.acquire()
+            try:
+                fault = _strayed(self.source)
+            finally:
+                self.source.release()
+            if fault:
+                raise Unhealthy("stale", fault)
         named = named_file(path)
-        if isinstance(self.source, logging.FileHandler):
-            self._look_at_the_name(self.source, named)
         directory = os.path.dirname(os.path.realpath(path))
         if not os.path.isdir(directory):
             raise Unhealthy("stale", f"{path}: its directory does not exist")
         self._look_at_the_disk(directory)
         if named is not None and named.st_size > self.max_bytes:
             raise Unhealthy("full", f"{path} has {named.st_size} bytes, {self.max_bytes} are allowed")
-
-    def _look_at_the_name(self, handler: logging.FileHandler, named: os.stat_result | None) -> None:
-        opened = open_file(handler)
-        if opened is None or reopens_by_itself(handler):
-            return
-        path = handler.baseFilename
-        if named is None:
-            raise Unhealthy("stale", f"{path} was deleted or renamed, and is still written ({opened.st_size} bytes)")
-        if identity(named) != identity(opened):
-            raise Unhealthy("stale", f"{path} is another file now than the one that is written")
 
     def _look_at_the_disk(self, directory: str) -> None:
         if not hasattr(os, "statvfs"):  # Windows
@@ -92,3 +89,15 @@ class LogOverflow:
             raise Unhealthy(
                 "full", f"the disk of {directory} has {disk.f_favail} inodes free, {self.min_free_inodes} are wanted"
             )
+
+
+def _strayed(handler: logging.FileHandler) -> str | None:
+    """What is wrong with the name of the file that *handler* has open."""
+    opened, named = open_file(handler), named_file(handler.baseFilename)
+    if opened is None or reopens_by_itself(handler):
+        return None
+    if named is None:
+        return f"{handler.baseFilename} was deleted or renamed, and is still written ({opened.st_size} bytes)"
+    if identity(named) != identity(opened):
+        return f"{handler.baseFilename} is another file now than the one that is written"
+    return None

@@ -24,7 +24,7 @@ from selfheal.errors import Escalate
 from selfheal.model.ladder import RecoveryContext
 from selfheal.recovery import RecoveryAction
 from selfheal.resources.log_compression import compress
-from selfheal.resources.log_handles import identity, live_files, open_file, require_file_handler
+from selfheal.resources.log_handles import identity, live_files, named_file, open_file, require_file_handler
 
 
 #: Matches, behind the name of the log file, what `RotateLog` calls its archives, compressed or not.
@@ -81,7 +81,7 @@ class RotateLog(RecoveryAction):
         self.handler.acquire()
         try:
             ctx.check()
-            archive = self._rotate(ctx)
+            message, archive = self._rotate()
         except OSError as exc:
             if exc.errno in _HOPELESS:
                 msg = (
@@ -92,6 +92,8 @@ class RotateLog(RecoveryAction):
             raise
         finally:
             self.handler.release()
+        # Only now: whoever listens may log, with this very handler.
+        ctx.log(message)
         if archive is not None and self.compress:
             self._compress(archive, ctx)
 
@@ -101,25 +103,19 @@ class RotateLog(RecoveryAction):
         """
         return f"rename {self.handler.baseFilename} and go on in a new file"
 
-    def _rotate(self, ctx: RecoveryContext) -> str | None:
-        """Return the archive, if there is one to compress."""
+    def _rotate(self) -> tuple[str, str | None]:
+        """Return what was done, and the archive that there is to compress."""
         handler = self.handler
         if (roll_over := _own_roll_over(handler)) is not None:
             roll_over()
-            return None
+            return f"{handler.baseFilename} was rolled over by its handler", None
         path = os.path.realpath(handler.baseFilename)
-        opened = open_file(handler)
-        try:
-            named = os.stat(path)
-        except FileNotFoundError:
-            named = None
+        opened, named = open_file(handler), named_file(path)
         if opened is not None and (named is None or identity(named) != identity(opened)):
             _replace_stream(handler, opened)
-            ctx.log(f"{path} had been deleted or renamed; reopened")
-            return None
+            return f"{path} had been deleted or renamed; reopened", None
         if named is None or not named.st_size:
-            ctx.log(f"{path} is empty; nothing to rotate")
-            return None
+            return f"{path} is empty; nothing to rotate", None
         if not stat.S_ISREG(named.st_mode):
             msg = f"{path} is not a regular file and cannot be rotated"
             raise Escalate(msg)
@@ -128,17 +124,21 @@ class RotateLog(RecoveryAction):
             if opened is not None:
                 _replace_stream(handler, opened)
         except BaseException:
-            os.rename(archive, path)  # the stream, which is still the old one, goes on under its old name
+            # The stream, which is still the old one, goes on under its old name; over an empty file at most.
+            unopened = named_file(path)
+            if archive is not None and (unopened is None or not unopened.st_size):
+                os.replace(archive, path)
             raise
-        ctx.log(f"{path} was rotated", archive=os.path.basename(archive), bytes=named.st_size)
-        return archive
+        if archive is None:
+            return f"{path} was rotated by another process", None
+        return f"{path} was rotated ({named.st_size} bytes)", archive
 
     def _compress(self, archive: str, ctx: RecoveryContext) -> None:
-        if identity(os.stat(archive)) in live_files():
-            ctx.log("another handler still writes to the archive; it stays as it is")
-            return
         try:
-            ctx.log(compress(archive, check=ctx.check))
+            if identity(os.stat(archive)) in live_files():
+                ctx.log("another handler still writes to the archive; it stays as it is")
+            else:
+                ctx.log(compress(archive, check=ctx.check))
         except OSError as exc:
             # The log is rotated, which is what heals. A plain archive is as good as a compressed one.
             ctx.log("the archive could not be compressed", error_type=type(exc).__name__)
@@ -151,8 +151,8 @@ def _own_roll_over(handler: logging.FileHandler) -> Callable[[], object] | None:
     return cast("Callable[[], object]", roll_over)
 
 
-def _move_away(path: str) -> str:
-    """Rename *path* to a name that was never used, atomically, and return it."""
+def _move_away(path: str) -> str | None:
+    """Rename *path* atomically to a name that was never used; return that, or `None` if *path* has just gone."""
     now = dt.datetime.fromtimestamp(SystemClock.wall(), dt.UTC)
     for number in range(_TRIES):
         archive = f"{path}.{now:%Y%m%dT%H%M%SZ}-{number}"
@@ -160,9 +160,11 @@ def _move_away(path: str) -> str:
             continue
         try:
             os.replace(path, archive)
-        except OSError:
+        except OSError as exc:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(archive)
+            if isinstance(exc, FileNotFoundError):
+                return None
             raise
         return archive
     msg = f"{path}: {_TRIES} archives of this second exist already"

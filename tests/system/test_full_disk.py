@@ -1,0 +1,195 @@
+"""
+Log files on a disk that is really full. Needs root, for a small tmpfs.
+"""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import time
+
+import attrs
+import pytest
+
+from selfheal import Escalate, Unhealthy
+from selfheal.model import Fault, Incident, RecoveryContext
+from selfheal.resources.log_files import LogOverflow, PruneArchives, RotateLog
+
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or os.geteuid() != 0, reason="needs Linux and root, to mount a tmpfs"
+)
+
+
+@contextlib.contextmanager
+def mounted(folder, options):
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def ctx(said):
+    fault = Fault("full")
+    return RecoveryContext(
+        incident=Incident(number=1, trigger=fault, began=0.0, opened=0.0),
+        fault=fault,
+        rung=0,
+        attempt=1,
+        deadline=time.monotonic() + 60,
+        clock=time.monotonic,
+        stopped=lambda: None,
+        note=lambda message, fields: said.append(message),
+    )
+
+
+def write(handler, text):
+    handler.handle(logging.LogRecord("app", logging.INFO, "", 0, text, (), None))
+
+
+def fill(folder):
+    with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+def test_a_full_disk_is_seen_rotated_and_healed_by_pruning(tmp_path, ctx, said):
+    """
+    On a full disk the probe says so, the file is rotated without a byte to spare and left plain, and pruning makes room.
+    """
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        lost = []
+        handler = logging.FileHandler(disk / "app.log")
+        handler.handleError = lost.append
+        archive = disk / "app.log.20200101T000000Z-0"
+        archive.write_bytes(b"x" * 200_000)
+        write(handler, "x" * 100_000)
+        probe = LogOverflow(handler, max_bytes=10**6, min_free_bytes=100_000, min_free_inodes=0)
+        probe()
+        fill(disk)
+        with pytest.raises(Unhealthy, match=r"^full: the disk of .* has 0 bytes free"):
+            probe()
+        write(handler, "y" * 100_000)
+        assert 1 == len(lost)
+        RotateLog(handler).recover(ctx)
+        assert any("stays as it is: 0 bytes are free" in message for message in said)
+        assert handler.stream is not None
+        (rotated,) = (path for path in disk.glob("app.log.*") if path != archive)
+        assert rotated.read_text().startswith("x" * 100_000 + "\n")
+        PruneArchives(disk, "app.log.*", min_free_bytes=150_000).recover(ctx)
+        assert not archive.exists()
+        assert rotated.exists()
+        probe()
+        write(handler, "z" * 1000)
+        assert "z" * 1000 + "\n" == (disk / "app.log").read_text()
+        assert 1 == len(lost)
+        handler.close()
+
+
+def test_a_disk_that_fills_up_during_compression_leaves_the_plain_archive(tmp_path, ctx, said):
+    """
+    If the room is taken while the archive is compressed, the archive stays plain and nothing half-done is left.
+    """
+    with mounted(tmp_path / "disk", "size=4m") as disk:
+        handler = logging.FileHandler(disk / "app.log", encoding="latin-1")
+        write(handler, os.urandom(1_500_000).decode("latin-1"))
+        size = os.path.getsize(handler.baseFilename)
+        checks = []
+
+        def note(message, fields):
+            said.append(message)
+
+        def stopped():
+            checks.append(1)
+            if len(checks) == 3:
+                fill(disk)
+
+        RotateLog(handler).recover(attrs.evolve(ctx, note=note, stopped=stopped))
+        handler.close()
+        assert "the archive could not be compressed" == said[-1]
+        (rotated,) = disk.glob("app.log.*")
+        assert size == rotated.stat().st_size
+
+
+def test_a_disk_without_inodes_is_seen(tmp_path, ctx):
+    """
+    With bytes free and no inode left, the disk is full too; the log goes on in the old file, which loses nothing.
+    """
+    with mounted(tmp_path / "disk", "size=4m,nr_inodes=6") as disk:
+        handler = logging.FileHandler(disk / "app.log")
+        write(handler, "before")
+        probe = LogOverflow(handler, max_bytes=10**6, min_free_bytes=0, min_free_inodes=1)
+        probe()
+        with contextlib.suppress(OSError):
+            for number in range(10):
+                (disk / f"filler{number}").touch()
+        with pytest.raises(Unhealthy, match=r"^full: the disk of .* has 0 inodes free"):
+            probe()
+        with pytest.raises(OSError, match="No space left"):
+            RotateLog(handler).recover(ctx)
+        write(handler, "after")
+        handler.close()
+        assert "before\nafter\n" == (disk / "app.log").read_text()
+        assert [] == list(disk.glob("app.log.*"))
+
+
+def test_a_disk_that_became_read_only_is_told_apart(tmp_path, ctx):
+    """
+    On a read-only disk no second attempt will help: the next rung is asked for at once.
+    """
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        (disk / "app.log").write_text("a line\n")
+        handler = logging.FileHandler(disk / "app.log", delay=True)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with pytest.raises(Escalate, match="Read-only file system"):
+            RotateLog(handler).recover(ctx)
+        assert "a line\n" == (disk / "app.log").read_text()
+
+
+def test_a_folder_of_somebody_else_is_told_apart(tmp_path):
+    """
+    An unprivileged process that may write the file and not its folder is told so, and goes on writing.
+    """
+    script = """if True:
+        import logging, os, sys
+        from selfheal import Escalate
+        from selfheal.model import Fault, Incident, RecoveryContext
+        from selfheal.resources.log_files import RotateLog
+        fault = Fault("full")
+        ctx = RecoveryContext(
+            incident=Incident(number=1, trigger=fault, began=0.0, opened=0.0), fault=fault, rung=0, attempt=1,
+            deadline=1.0, clock=lambda: 0.0, stopped=lambda: None, note=lambda message, fields: None,
+        )
+        handler = logging.FileHandler(sys.argv[1])
+        RotateLog(handler)
+        os.setuid(65534)
+        write = lambda text: handler.handle(logging.LogRecord("app", logging.INFO, "", 0, text, (), None))
+        write("before")
+        try:
+            RotateLog(handler).recover(ctx)
+        except Escalate as exc:
+            print(exc.reason.partition(": ")[2])
+        write("after")
+    """
+    folder = tmp_path
+    while folder != folder.parent:  # pytest's folders are for root alone
+        mode = folder.stat().st_mode
+        if not mode & 0o001:
+            folder.chmod(mode | 0o011)
+        folder = folder.parent
+    (tmp_path / "log").mkdir(mode=0o755)
+    run = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "log" / "app.log"], capture_output=True, text=True, check=False
+    )
+    expected = "Permission denied. This process must be allowed to write to its folder.\n"
+    assert (expected, "", 0) == (run.stdout, run.stderr, run.returncode)
+    assert "before\nafter\n" == (tmp_path / "log" / "app.log").read_text()
