@@ -66,8 +66,6 @@ Node: TypeAlias = tuple[object, ...]
 
 _HELD: Final = 2
 _ACTION_TAKES: Final = 1.0
-_LONG: Final = POLICY.stale_after
-
 #: A driver that was suspended: what takes longer than the way to a node has time to happen.
 _LATE: Final = POLICY.max_incident_age
 
@@ -125,13 +123,15 @@ class Answer(NamedTuple):
 
     Args:
         good: What a world in which everything works would answer, or time passing.
-        at: The time afterwards.
-        give: Tells it.
+        at: When it is told.
+        call: The method that is called ...
+        args: ... and what with, besides the time.
     """
 
     good: bool
     at: float
-    give: Callable[[HealingStateMachine], object]
+    call: Callable[..., object]
+    args: tuple[object, ...] = ()
 
 
 def walk() -> Iterator[Move]:
@@ -159,12 +159,12 @@ def walk() -> Iterator[Move]:
 
     def move(machine: HealingStateMachine, answer: Answer) -> Move:
         after = _copy(machine)
-        answer.give(after)
+        answer.call(after, *answer.args, now=answer.at)
         target = meet(after, answer.at)
         return Move(machine.fingerprint(), target, answer.good, _edges(machine.state, after.entries()))
 
     start = HealingStateMachine(POLICY, LADDER)
-    yield move(start, Answer(False, 0.0, lambda machine: machine.adopt([_HELD], now=0.0)))
+    yield move(start, Answer(False, 0.0, HealingStateMachine.adopt, ([_HELD],)))
     meet(start, 0.0)
     meet(HealingStateMachine(POLICY), 0.0)  # nothing to heal with
     while queue:
@@ -195,23 +195,23 @@ def mermaid() -> str:
 
 
 def _answers(step: Wait | Check | Recover | Revert, state: HealingState, now: float) -> list[Answer]:
-    ended = now + _ACTION_TAKES
+    does = HealingStateMachine
     if isinstance(step, Check):
-        return [_checked(result, now) for result in _results(now)] + [
-            # Nobody knows for a long time: the next tick finds it stale.
-            Answer(False, now + _LONG, lambda machine: machine.checked(_unknown(now), now=now + _LONG))
-        ]
+        known = [Answer(result.fault is None, now, does.checked, (result,)) for result in _results(now)]
+        # Nobody knows for a long time: the next tick finds it stale.
+        unknown = CheckResult(HealthStatus.UNKNOWN, started_at=now)
+        return [*known, Answer(False, now + POLICY.stale_after, does.checked, (unknown,))]
     if isinstance(step, Recover | Revert):
-        return [_ended(step, outcome, ended) for outcome in _OUTCOMES] + [
-            Answer(False, now, lambda machine: machine.blocked(Gate.COOLDOWN, now + 3, now=now)),
-        ]
+        told = does.recovered if isinstance(step, Recover) else does.reverted
+        ended = [Answer(outcome.ok, now + _ACTION_TAKES, told, (outcome,)) for outcome in _OUTCOMES]
+        return [*ended, Answer(False, now, does.blocked, (Gate.COOLDOWN, now + 3 * _ACTION_TAKES))]
     answers = [
-        Answer(True, step.until, lambda machine: machine.tick(now=step.until)),
-        Answer(False, now + _LATE, lambda machine: machine.tick(now=now + _LATE)),
-        Answer(False, now, lambda machine: machine.discard("walk", now=now)),
+        Answer(True, step.until, does.tick),
+        Answer(False, now + _LATE, does.tick),
+        Answer(False, now, does.discard, ("walk",)),
     ]
     if state not in (HealingState.RECOVERING, HealingState.VERIFYING):
-        answers.append(Answer(False, now, lambda machine: machine.start_healing(now=now)))
+        answers.append(Answer(False, now, does.start_healing))
     return answers
 
 
@@ -222,21 +222,6 @@ def _results(now: float) -> tuple[CheckResult, ...]:
         CheckResult.unhealthy("stale", started_at=now),
         CheckResult.unhealthy("error", fatal=True, started_at=now),
     )
-
-
-def _unknown(now: float) -> CheckResult:
-    return CheckResult(HealthStatus.UNKNOWN, started_at=now)
-
-
-def _checked(result: CheckResult, now: float) -> Answer:
-    good = result.status is HealthStatus.HEALTHY
-    return Answer(good, now, lambda machine: machine.checked(result, now=now))
-
-
-def _ended(step: Recover | Revert, outcome: Outcome, now: float) -> Answer:
-    if isinstance(step, Recover):
-        return Answer(outcome.ok, now, lambda machine: machine.recovered(outcome, now=now))
-    return Answer(outcome.ok, now, lambda machine: machine.reverted(outcome, now=now))
 
 
 def _edges(before: HealingState, entries: Sequence[Entry]) -> tuple[Edge, ...]:
