@@ -75,6 +75,8 @@ async def apscheduler(probes: list[Probe]) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        scheduler.pause()
+        await asyncio.sleep(0.1)  # what still runs may end, so that nothing is cancelled and complains
         scheduler.shutdown(wait=False)
 
 
