@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from selfheal import names
-from selfheal.model import Outcome, Revert
+from selfheal.model import Field, Outcome, Revert
 from selfheal.runtime import gating
 from selfheal.runtime.schedule import Timed
 
 
 if TYPE_CHECKING:
+    from selfheal.runtime.actions import ActionRun
     from selfheal.runtime.driver import Driver
-    from selfheal.runtime.watch import Watch
 
 #: A probe is only asked a question: it is not worth more seconds than this to let one clean up.
 PROBES_WITHIN: Final = 1.0
@@ -34,7 +34,7 @@ class Closing(Timed):
     they are and are named, or are stepped down first.
     """
 
-    __slots__ = ("_asked", "_ask_at", "_driver", "_end_at", "_on_closed", "_probes_until", "_revert", "done")
+    __slots__ = ("_ask_at", "_asked", "_driver", "_end_at", "_on_closed", "_probes_until", "_revert", "_tried", "done")
 
     def __init__(self, driver: Driver, *, grace: float, revert: bool, on_closed: Callable[[], None]) -> None:
         super().__init__()
@@ -43,6 +43,8 @@ class Closing(Timed):
         self._revert = revert
         self._on_closed = on_closed
         self._asked = False
+        #: Held rungs that were stepped down, or refused to be.
+        self._tried: dict[tuple[str, int], bool] = {}
         self._probes_until = now + min(grace * ASK_AT, PROBES_WITHIN)
         self._ask_at = now + grace * ASK_AT
         self._end_at = now + grace * END_AT
@@ -96,17 +98,39 @@ class Closing(Timed):
         Revert the held rung that was applied last; whether there was one.
         """
         for watch in self._driver.watches.values():
-            held = watch.machine.held
-            if held and not self._asked and watch.action is None and held[-1] not in watch.refused:
-                watch.refused.add(held[-1])  # one try each: closing is no time for patience
+            held = [rung for rung in watch.machine.held if (watch.check.name, rung) not in self._tried]
+            if held and not self._asked:
+                self._tried[watch.check.name, held[-1]] = False  # one try each: closing is no time for patience
                 gating.begin(self._driver, watch, Revert(held[-1]), now)
                 return True
         return False
+
+    def reverted(self, run: ActionRun, outcome: Outcome) -> None:
+        """
+        A held rung was stepped down, or was not.
+        """
+        watch, rung = run.watch, run.step.rung
+        self._tried[watch.check.name, rung] = outcome.ok
+        event = names.HELD_REVERTED if outcome.ok else names.HELD_STUCK
+        reason: dict[str, Field] = {} if outcome.ok else {"reason": outcome.reason}
+        self._driver.reporter.note(watch, event, action=run.rung.name, rung=rung, **reason)
+
+    def _held(self) -> list[str]:
+        """
+        What stays applied, each rung with its resource.
+        """
+        return [
+            f"{watch.resource.name}/{watch.check.recovery.rungs[rung].name}"
+            for watch in self._driver.watches.values()
+            for rung in watch.machine.held
+            if not self._tried.get((watch.check.name, rung), False)
+        ]
 
     def _finish(self, now: float) -> None:
         self.done = True
         driver = self._driver
         running = [run.rung.name for run in driver.running]
+        held = self._held()
         for run in tuple(driver.running):
             if not run.answered:
                 run.give_up(Outcome.cancelled("closing"), "closing", now)
@@ -116,14 +140,6 @@ class Closing(Timed):
                 probe.drop()
             watch.machine.close("closing", now=now)
             driver.reporter.publish(watch)
-        held = [name for watch in driver.watches.values() for name in held_names(watch)]
-        driver.reporter.announce(names.HEALER_STOPPED, {"held": ", ".join(held), "running": ", ".join(running)})
+        fields = {"held": ", ".join(held), "running": ", ".join(running)}
+        driver.reporter.announce(names.HEALER_STOPPED, fields)
         self._on_closed()
-
-
-def held_names(watch: Watch) -> list[str]:
-    """
-    The rungs of *watch* that are applied, each with its resource.
-    """
-    rungs = watch.check.recovery.rungs
-    return [f"{watch.resource.name}/{rungs[index].name}" for index in watch.machine.held]

@@ -256,8 +256,11 @@ class Driver:
         watch.resource.cooldowns.ended(run.rung.name, run.rung.cooldown, now=now, uniform=self.settings.uniform)
         if isinstance(run.step, Recover):
             watch.machine.recovered(outcome, now=now)
+        elif self.closing is not None:
+            self.closing.reverted(run, outcome)
         else:
             watch.machine.reverted(outcome, now=now)
+        self.reporter.publish(watch, outcome.error)
         if not run.runs:
             self._free(run, now)
         self.advance(watch, self.clock.now())

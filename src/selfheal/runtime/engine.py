@@ -48,14 +48,15 @@ class Engine:
         self.settings = settings
         self.clock = clock
         self._on_start = on_start
-        self._listeners: list[tuple[Listener, Collection[str] | None]] = []
+        self._listeners: dict[object, tuple[Listener, Collection[str] | None]] = {}
+        self._removes: dict[object, Callable[[], None]] = {}
         self.checks: dict[str, HealthCheck] = {}
         self._reset()
 
     def _reset(self) -> None:
         self.dispatcher = Dispatcher(inline=self.clock.virtual)
-        for listener, events in self._listeners:
-            self.dispatcher.add(listener, events)
+        for key, (listener, events) in self._listeners.items():
+            self._removes[key] = self.dispatcher.add(listener, events)
         self.driver = Driver(self.settings, self.clock, self.dispatcher)
         for check in self.checks.values():
             self.driver.add(check)
@@ -258,14 +259,13 @@ class Engine:
         if unknown:
             msg = f"no such events: {', '.join(unknown)}. selfheal.names.EVENTS has them all."
             raise ConfigError(msg)
-        item = (listener, events)
-        self._listeners.append(item)
-        remove_now = self.dispatcher.add(listener, events)
+        key = object()
+        self._listeners[key] = (listener, events)
+        self._removes[key] = self.dispatcher.add(listener, events)
 
         def remove() -> None:
-            if item in self._listeners:
-                self._listeners.remove(item)
-            remove_now()
+            if self._listeners.pop(key, None) is not None:
+                self._removes.pop(key)()
 
         return remove
 

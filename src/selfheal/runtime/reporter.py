@@ -58,9 +58,13 @@ class Reporter:
         """
         watch.machine.note(Entry(self._clock.now(), event, fields))
 
-    def publish(self, watch: Watch) -> None:
+    def publish(self, watch: Watch, error: BaseException | None = None) -> None:
         """
         Send what has happened to *watch* on its way, and file closed incidents.
+
+        Args:
+            watch: The check.
+            error: What its action has just raised, if that is what has happened.
         """
         for entry in watch.machine.entries():
             watch.flaps.watch(entry)
@@ -72,7 +76,7 @@ class Reporter:
                 self._closed(watch, entry)
             elif entry.event == names.STATE_CHANGED:
                 self._restored(watch, entry)
-            self.send(watch, entry)
+            self.send(watch, entry, error if entry.event == names.ACTION_FINISHED else None)
             if entry.event == names.INCIDENT_CLOSED:
                 watch.number = None
 

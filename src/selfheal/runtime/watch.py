@@ -100,7 +100,6 @@ class Watch(Timed):
         "number",
         "opened",
         "opened_wall",
-        "refused",
         "resource",
         "ring",
         "run",
@@ -135,8 +134,6 @@ class Watch(Timed):
         self.number: int | None = None
         #: Called once it is well.
         self.hopes: list[Callable[[], None]] = []
-        #: Held rungs that closing has tried to step down.
-        self.refused: set[int] = set()
         self.ring = ResultRing()
         self.flaps = FlapLedger()
         #: Charges of the open incident, to be refunded if it ends healed.
