@@ -27,49 +27,80 @@ SNAPSHOT = pathlib.Path(__file__).with_name("public_api.txt")
 SOURCES = sorted(pathlib.Path(selfheal.__file__).parent.rglob("*.py"))
 REFERENCE = pathlib.Path(__file__).parents[1] / "docs" / "reference"
 
-#: What the reference describes is what is public.
-MODULES = sorted(
-    {
-        module
-        for page in REFERENCE.glob("*.md")
-        for module in re.findall(r"^\.\. automodule:: (\S+)", page.read_text(), re.MULTILINE)
-    }
-)
+
+def _described() -> dict[str, list[str]]:
+    """
+    What the reference describes is what is public: modules and the names that they offer.
+    """
+    directives = re.compile(r"^\.\. auto(module|class):: (\S+)", re.MULTILINE)
+    found: dict[str, list[str]] = {}
+    for kind, target in (
+        match for page in sorted(REFERENCE.glob("*.md")) for match in directives.findall(page.read_text())
+    ):
+        module, _, name = (target, "", "") if kind == "module" else target.rpartition(".")
+        found.setdefault(module, []).extend([name] if name else _public_names(module))
+    return {module: sorted(found[module]) for module in sorted(found)}
 
 
 def _public_names(module: str) -> list[str]:
     loaded = importlib.import_module(module)
-    own = (name for name, value in vars(loaded).items() if getattr(value, "__module__", None) == module)
-    return sorted(name for name in getattr(loaded, "__all__", own) if not name.startswith("_"))
+    own = [
+        name for name, value in vars(loaded).items() if getattr(value, "__module__", "") == module and callable(value)
+    ]
+    names = [name for name in getattr(loaded, "__all__", own) if not name.startswith("_")]
+    return names if module == "selfheal" else [name for name in names if name not in selfheal.__all__]
+
+
+PUBLIC = _described()
+
+
+class _Bare:
+    """
+    Shown as it is, without the quotes of a string and the address of a function.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 def _signature(function: Callable[..., Any]) -> str:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return "(...)"
-    # Annotations are strings in every file; their quotes, and addresses in defaults, say nothing.
-    return re.sub(r"<(?:function|class|built-in function) '?([\w.]+)'?[^>]*>", r"\1", str(signature)).replace("'", "")
+    signature = inspect.signature(function)
+    parameters = [
+        parameter.replace(
+            annotation=_bare(parameter.annotation),
+            default=_Bare(parameter.default.__name__) if inspect.isroutine(parameter.default) else parameter.default,
+        )
+        for parameter in signature.parameters.values()
+    ]
+    return str(signature.replace(parameters=parameters, return_annotation=_bare(signature.return_annotation)))
+
+
+def _bare(annotation: object) -> object:
+    return _Bare(annotation) if isinstance(annotation, str) else annotation
 
 
 def _members(cls: type) -> Iterator[str]:
+    """
+    What *cls* has beyond its public bases, which are listed themselves.
+    """
     if issubclass(cls, enum.Enum):
         yield from (f".{name}" for name in cls.__members__)
         return
-    seen: set[str] = set()
-    for base in cls.__mro__:
-        if not base.__module__.startswith("selfheal"):
-            continue
-        for name, raw in vars(base).items():
-            if name.startswith("_") or name in seen:
-                continue
-            seen.add(name)
-            value = raw.__func__ if isinstance(raw, staticmethod | classmethod) else raw
-            if inspect.isfunction(value):
-                colour = "async " if inspect.iscoroutinefunction(value) else ""
-                yield f".{colour}{name}{_signature(value)}"
-            else:
-                yield f".{name}"
+    ours = [
+        vars(base) for base in cls.__mro__ if base.__module__.startswith("selfheal") and base not in _public_bases(cls)
+    ]
+    for name in sorted({name for members in ours for name in members if not name.startswith("_")}):
+        value = inspect.getattr_static(cls, name)
+        function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+        colour = "async " if inspect.iscoroutinefunction(function) else ""
+        yield f".{colour}{name}{_signature(function) if inspect.isfunction(function) else ''}"
+
+
+def _public_bases(cls: type) -> list[type]:
+    return [base for base in cls.__mro__[1:] if base.__name__ in PUBLIC.get("selfheal", ())]
 
 
 def describe() -> str:
@@ -77,17 +108,17 @@ def describe() -> str:
     The public surface, a line a name, the same on every Python.
     """
     lines: list[str] = []
-    for module in MODULES:
+    for module, names in PUBLIC.items():
         lines += ["", f"# {module}"]
-        for name in _public_names(module):
+        for name in names:
             value = getattr(importlib.import_module(module), name)
-            if module != "selfheal" and name in selfheal.__all__:
-                continue
             if inspect.isclass(value):
-                shape = "" if issubclass(value, enum.Enum) else _signature(value)
-                lines += [f"{name}{shape}", *(f"    {member}" for member in sorted(_members(value)))]
+                ours = getattr(value.__init__, "__module__", "").startswith("selfheal")
+                bases = "".join(f" < {base.__name__}" for base in _public_bases(value))
+                lines.append(f"{name}{_signature(value) if ours else ''}{bases}")
+                lines += [f"    {member}" for member in _members(value)]
             else:
-                lines.append(f"{name}{_signature(value) if callable(value) else ''}")
+                lines.append(f"{name}{_signature(value) if inspect.isroutine(value) else ''}")
     return "\n".join(lines).lstrip() + "\n"
 
 
@@ -124,14 +155,14 @@ def test_every_name_is_listed_and_found() -> None:
     assert not hasattr(selfheal, "nonesuch")
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", PUBLIC)
 def test_every_public_name_has_a_docstring(module: str) -> None:
     """
     Every public class, function, method and property says what it is for.
     """
     loaded = importlib.import_module(module)
     silent = [] if loaded.__doc__ else [module]
-    for name in _public_names(module):
+    for name in PUBLIC[module]:
         value = getattr(loaded, name)
         if not getattr(value, "__module__", "").startswith("selfheal"):
             continue  # a constant or an alias; a comment above it explains it
