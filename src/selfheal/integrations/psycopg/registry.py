@@ -20,6 +20,8 @@ from typing import Any, Final
 
 import attrs
 
+from selfheal.clock import SystemClock
+
 
 #: ``struct tcp_info`` of Linux: 8 bytes, then u32s; these three are milliseconds since data sent, ack sent, data received.
 _TCP_INFO: Final = struct.Struct("=44x3I")
@@ -35,8 +37,10 @@ class Session:
         address: The server's address and port.
         leased: It is out of the pool, in somebody's hands.
         busy: A query was sent, and its answer has not been taken in completely.
-        silent_for: Seconds since anything was sent or received; `None` where the system does not tell.
-        waiting_for: Seconds since its query was sent, if it is busy and nothing at all has been received since.
+        silent_for: Seconds since anything was sent or received, if it is leased. Where the system does not count them:
+            since it was first found not busy.
+        waiting_for: Seconds since its query was sent, if it is busy and nothing at all has been received since. `None`
+            as well where the system does not count them.
     """
 
     pid: int
@@ -47,11 +51,12 @@ class Session:
     waiting_for: float | None
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class _Registered:
     # A file descriptor's number is reused at once after a close; device and inode tell whose it is now.
     fd: int
     identity: tuple[int, int]
+    quiet_since: float | None = None
 
 
 class ConnectionRegistry:
@@ -189,24 +194,29 @@ def _duplicate(connection: Any, registered: _Registered) -> socket.socket | None
 def _look(connection: Any, registered: _Registered, pool: Any) -> Session | None:
     import psycopg
 
-    duplicate = _duplicate(connection, registered)
-    if duplicate is None:
-        return None
-    with duplicate:
-        ages = _ages(duplicate)
     try:
         pgconn = connection.pgconn
         busy = pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
         pid, address = pgconn.backend_pid, (pgconn.hostaddr, pgconn.port)
-    except psycopg.Error:
+    except psycopg.Error:  # closed meanwhile
         return None
-    silent_for = waiting_for = None
-    if ages is not None:
-        sent, received = ages
-        silent_for = min(sent, received)
-        # An answer that lies unread in our own buffers (a slow reader of a stream) was received after the query was sent.
-        waiting_for = sent if busy and sent < received else None
     leased = getattr(connection, "_pool", None) is pool
+    now = SystemClock.now()
+    if busy or not leased:
+        registered.quiet_since = None
+    elif registered.quiet_since is None:
+        registered.quiet_since = now
+    silent_for = None if registered.quiet_since is None else now - registered.quiet_since
+    waiting_for = None
+    duplicate = _duplicate(connection, registered) if busy or leased else None
+    if duplicate is not None:
+        with duplicate:
+            ages = _ages(duplicate)
+        if ages is not None:
+            sent, received = ages
+            silent_for = min(sent, received) if leased else None
+            # An answer that lies unread in our own buffers (a slow reader of a stream) came after the query was sent.
+            waiting_for = sent if busy and sent < received else None
     return Session(pid, address, leased, busy, silent_for, waiting_for)
 
 

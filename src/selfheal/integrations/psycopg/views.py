@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import math
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -17,12 +17,15 @@ from selfheal.integrations.psycopg.registry import ConnectionRegistry, Session
 
 
 #: Also true where an operator, or a full disk, has made a primary read-only.
-_READ_ONLY: Final = "pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, pg_backend_pid()"
+_READ_ONLY: Final = "pg_is_in_recovery() OR current_setting('transaction_read_only')::bool"
 _FREE: Final = """
     current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
     - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
 """
 _now = SystemClock.now
+
+#: Address and port of a server, as libpq has them.
+Address: TypeAlias = tuple[bytes, bytes]
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +39,7 @@ class View:
         free: Connections that the server could still take; a fresh connection asks for it.
         hung: Connections of the pool whose query this server does not work on.
         working: Connections of the pool whose query it is busy with, however long already.
+        elsewhere: Connections of the pool that wait for a server which this way does not lead to.
         took: Seconds it took.
     """
 
@@ -44,6 +48,7 @@ class View:
     free: int = 0
     hung: tuple[Any, ...] = ()
     working: tuple[Any, ...] = ()
+    elsewhere: int = 0
     took: float = 0.0
 
 
@@ -66,17 +71,17 @@ class Viewer:
     conninfo: str | Callable[[], Any] | None = None
     hung_after: float = 1.0
 
-    async def pooled(self, timeout: float, *, wait: float = math.inf) -> View:
+    async def pooled(self, timeout: float, *, wait: float | None = None) -> View:
         """
         What the pool's users see.
 
         Args:
             timeout: Seconds for all of it.
-            wait: Seconds among them to wait for a connection.
+            wait: Seconds among them to wait for a connection. Default: half of them.
         """
         started = _now()
         try:
-            connection = await self.io.borrow(self.pool, min(timeout, wait))
+            connection = await self.io.borrow(self.pool, timeout / 2 if wait is None else wait)
         except Exception as exc:  # noqa: BLE001 - whatever the pool raises is what its users get
             return View(error=exc, took=_now() - started)
         view = View(error=TimeoutError())
@@ -93,16 +98,35 @@ class Viewer:
         started = _now()
         try:
             connection = await self._connect(timeout)
-        except TimeoutError:
-            return View(error=ConnectionError(f"no connection within {timeout:.2f} s"), took=timeout)
         except Exception as exc:  # noqa: BLE001 - whatever a newcomer gets
-            return View(error=exc, took=_now() - started)
+            error = ConnectionError(f"none within {timeout:.2f} s") if isinstance(exc, TimeoutError) else exc
+            return View(error=error, took=_now() - started)
         try:
-            return await self._ask(connection, started, timeout, free=_FREE)
+            view = await self._ask(connection, started, timeout, free=_FREE)
+            address = _address(connection)
         finally:
             await self.io.call(connection.close)
+        return await self._look_elsewhere(view, address, started + timeout) if view.elsewhere else view
 
-    async def _connect(self, timeout: float) -> Any:
+    async def _look_elsewhere(self, view: View, address: Address, until: float) -> View:
+        """
+        Ask the other servers about the connections that lead to them: after a failover new ones lead elsewhere.
+        """
+        suspects = self._suspects()
+        for other in {session.address for session in suspects.values()} - {address}:
+            there = {key: session for key, session in suspects.items() if session.address == other}
+            try:
+                connection = await self._connect(max(0.0, until - _now()), address=other)
+                try:
+                    hung, working = await self._judge(connection, there, max(0.0, until - _now()))
+                finally:
+                    await self.io.call(connection.close)
+            except Exception:  # noqa: BLE001 - it answers nobody
+                hung, working = list(there), []
+            view = attrs.evolve(view, hung=(*view.hung, *hung), working=(*view.working, *working))
+        return view
+
+    async def _connect(self, timeout: float, *, address: Address | None = None) -> Any:
         conninfo = self.pool.conninfo if self.conninfo is None else self.conninfo
         kwargs = self.pool.kwargs or {}
         if callable(conninfo):
@@ -110,6 +134,9 @@ class Viewer:
         if callable(kwargs):
             kwargs = await self.io.call(kwargs)
         settings = {**kwargs, "autocommit": True, "connect_timeout": math.ceil(timeout)}
+        if address is not None:
+            hostaddr, port = (part.decode() for part in address)
+            settings |= {"host": hostaddr, "hostaddr": hostaddr, "port": port, "target_session_attrs": "any"}
         return await self.io.connect(lambda: self.pool.connection_class.connect(conninfo, **settings), timeout)
 
     async def _ask(self, connection: Any, started: float, timeout: float, *, free: str) -> View:
@@ -118,15 +145,10 @@ class Viewer:
 
         try:
             sql = f"SELECT {_READ_ONLY}, {free}"
-            ((read_only, pid, room),) = await self.io.query(connection, sql, left())
-            hung: list[Any] = []
-            working: list[Any] = []
-            # Behind a pooler the numbers are not those of server processes: then nothing can be said about them.
-            if int(pid or 0) == connection.pgconn.backend_pid:
-                suspects = self._suspects(connection)
-                states = await self._states(connection, suspects.values(), left())
-                for suspect, session in suspects.items():
-                    (working if states.get(session.pid) else hung).append(suspect)
+            ((read_only, room),) = await self.io.query(connection, sql, left())
+            suspects = self._suspects()
+            here = {key: session for key, session in suspects.items() if session.address == _address(connection)}
+            hung, working = await self._judge(connection, here, left())
         except Exception as exc:  # noqa: BLE001 - a view is a value, whatever it shows
             return View(error=exc, took=_now() - started)
         return View(
@@ -134,26 +156,38 @@ class Viewer:
             free=int(room or 0),
             hung=tuple(hung),
             working=tuple(working),
+            elsewhere=len(suspects) - len(here),
             took=_now() - started,
         )
 
-    def _suspects(self, connection: Any) -> dict[Any, Session]:
+    def _suspects(self) -> dict[Any, Session]:
         """
-        Connections that have waited long for an answer of the very server that *connection* leads to.
+        Connections that have waited long for an answer.
         """
-        address = (connection.pgconn.hostaddr, connection.pgconn.port)
         return {
-            other: session
-            for other, session in self.registry.sessions(self.pool).items()
-            if session.waiting_for is not None and session.waiting_for >= self.hung_after and session.address == address
+            connection: session
+            for connection, session in self.registry.sessions(self.pool).items()
+            if session.waiting_for is not None and session.waiting_for >= self.hung_after
         }
 
-    async def _states(self, connection: Any, sessions: Iterable[Session], timeout: float) -> Mapping[int, bool]:
+    async def _judge(
+        self, connection: Any, suspects: Mapping[Any, Session], timeout: float
+    ) -> tuple[list[Any], list[Any]]:
         """
-        Whether the server works on their queries, by process id; those that it does not know at all are left out.
+        Ask the server behind *connection* which queries of the *suspects* it does not work on, and which it does.
         """
-        pids = ",".join(str(session.pid) for session in sessions)
-        if not pids:
-            return {}
-        sql = f"SELECT pid, state = 'active' FROM pg_stat_activity WHERE pid IN ({pids})"  # noqa: S608 - numbers of our own
-        return {int(pid or 0): active == "t" for pid, active in await self.io.query(connection, sql, timeout)}
+        if not suspects:
+            return [], []
+        pids = ",".join(str(session.pid) for session in suspects.values())
+        sql = f"SELECT pid, state = 'active', pg_backend_pid() FROM pg_stat_activity WHERE pid IN ({pids}, pg_backend_pid())"  # noqa: S608 - numbers of our own
+        answer = await self.io.query(connection, sql, timeout)
+        # Behind a pooler the numbers are not those of server processes: then nothing can be said about them.
+        if {int(own or 0) for _, _, own in answer} != {connection.pgconn.backend_pid}:
+            return [], []
+        active = {int(pid or 0) for pid, is_active, _ in answer if is_active == "t"}
+        hung = [suspect for suspect, session in suspects.items() if session.pid not in active]
+        return hung, [suspect for suspect, session in suspects.items() if session.pid in active]
+
+
+def _address(connection: Any) -> Address:
+    return connection.pgconn.hostaddr, connection.pgconn.port
