@@ -61,6 +61,8 @@ class Chronicle:
         """
         What was written down since the last call.
         """
+        if not self._pending:  # almost always
+            return []
         drained = list(self._pending)
         self._pending.clear()
         return drained

@@ -11,7 +11,8 @@ import contextvars
 import math
 import sys
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from selfheal.errors import NotRunningError
@@ -65,7 +66,7 @@ class Stopped(BaseException):
 async def _drive(fn: Start, tether: Tether) -> tuple[object, BaseException | None]:
     try:
         awaitable = fn()
-        coro = awaitable if isinstance(awaitable, Coroutine) else _awaiting(awaitable)
+        coro = awaitable if isinstance(awaitable, CoroutineType) else _awaiting(awaitable)
         return await leash(coro, tether), None
     except BaseException as exc:  # noqa: BLE001 - handed over; a loop must never see it
         return None, exc
@@ -93,18 +94,9 @@ class AsyncioHost:
         """
         As `Host.start`.
         """
-        handle = AsyncioHandle()
-        handle.task = self._loop.create_task(_drive(fn, handle.tether), context=contextvars.Context())
+        handle = AsyncioHandle(self._tasks, ended)
+        handle.task = self._loop.create_task(handle.drive(fn), context=contextvars.Context())
         self._tasks.add(handle)  # asyncio itself keeps only weak references
-
-        def done(task: asyncio.Task[tuple[object, BaseException | None]]) -> None:
-            self._tasks.discard(handle)
-            if task.cancelled():  # before its first step
-                ended(None, Stopped())
-            else:
-                ended(*task.result())
-
-        handle.task.add_done_callback(done)
         return handle
 
     def alarm(self, when: float, fn: Callable[[], None]) -> None:
@@ -133,19 +125,35 @@ class AsyncioHandle:
     A task and its tether.
     """
 
-    __slots__ = ("task", "tether")
+    __slots__ = ("_ended", "_tasks", "task", "tether")
     is_task = True
 
-    task: asyncio.Task[tuple[object, BaseException | None]]
+    task: asyncio.Task[None]
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: set[AsyncioHandle], ended: Ended) -> None:
         self.tether = Tether()
+        self._tasks = tasks
+        self._ended: Ended | None = ended
+
+    async def drive(self, fn: Start) -> None:
+        """
+        What the task runs: report at once, for a callback of the task would cost another turn of the loop.
+        """
+        self._report(*await _drive(fn, self.tether))
+
+    def _report(self, value: object, error: BaseException | None) -> None:
+        self._tasks.discard(self)
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(value, error)
 
     def cancel(self) -> None:
         """
         Pass one cancellation on.
         """
         self.tether.requested = True
+        # Cancelled before its first step, it never gets to report.
+        self.task.add_done_callback(lambda _: self._report(None, Stopped()))
         self.task.cancel()
 
     def drop(self) -> None:
@@ -153,7 +161,7 @@ class AsyncioHandle:
         End the task at its next step, whatever the coroutine does.
         """
         self.tether.dropped = True
-        self.task.cancel()
+        self.cancel()
 
 
 class TrioHost:

@@ -88,7 +88,7 @@ class ProbeRun:
         The user's code has ended, in time or not.
         """
         driver, watch = self._driver, self._watch
-        if inspect.isawaitable(answer):  # a sync probe that hands out something to wait for
+        if answer is not None and inspect.isawaitable(answer):  # a sync probe that hands out something to wait for
             if self.settled:
                 driver.discard_awaitable(answer)
             else:
