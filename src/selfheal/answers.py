@@ -75,6 +75,8 @@ def interpret_error(
         case Unhealthy():
             if not _is_declared(error.kind, kinds):
                 return _undeclared(error.kind, kinds)
+            # In its own words alone: the kind stands beside them, and its type says nothing more.
+            message = error.message[:MESSAGE_LIMIT] if isinstance(cast("object", error.message), str) else message
             return CheckResult.unhealthy(error.kind, message=message, error=error, fatal=bool(error.fatal))
         case TypeError() | NameError() | ImportError() | SyntaxError() if probe is not None and _in_own_lines(
             error, probe

@@ -9,7 +9,7 @@ from selfheal.checks import HealthCheck
 from selfheal.model import Entry, Fault, IncidentResult
 from selfheal.records import statistics
 from selfheal.testing.clock import VirtualClock
-from selfheal.testing.simulate import simulate
+from selfheal.testing.simulator import simulate
 
 
 def finished(action, outcome="done", duration=1.0, revert=False):

@@ -27,7 +27,7 @@ from selfheal import names
 from selfheal.errors import IllegalTransitionError, NotRunningError, UnknownCheckError
 from selfheal.runtime.probes import MAX_ABANDONED
 from selfheal.testing.clock import Even, VirtualClock
-from selfheal.testing.simulate import simulate
+from selfheal.testing.simulator import simulate
 
 
 def policy(**changes: object) -> HealingPolicy:

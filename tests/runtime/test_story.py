@@ -11,7 +11,7 @@ import pytest
 from selfheal import Healer, HealingPolicy, HealthCheck, RecoveryAction, Unhealthy
 from selfheal.model import Event, RecoveryContext
 from selfheal.testing.clock import Even, VirtualClock
-from selfheal.testing.simulate import simulate, states
+from selfheal.testing.simulator import simulate, states
 
 
 UNTIL = 400.0

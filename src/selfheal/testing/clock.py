@@ -16,7 +16,7 @@ import threading
 import types
 
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def _asyncio_loop(clock: VirtualClock) -> asyncio.AbstractEventLoop:
             ready = super().select(0)
             if ready or (timeout is not None and timeout <= 0):
                 return ready
-            return [] if clock._step(timeout) else super().select(None)  # noqa: SLF001
+            return [] if clock._step(timeout) else super().select(None)
 
     class Loop(asyncio.SelectorEventLoop):
         """
@@ -241,7 +241,7 @@ def _asyncio_loop(clock: VirtualClock) -> asyncio.AbstractEventLoop:
             return clock.now()
 
     loop = Loop(Selector())
-    clock._wake = lambda: loop.call_soon_threadsafe(lambda: None)  # noqa: SLF001
+    clock._wake = lambda: loop.call_soon_threadsafe(lambda: None)
     return loop
 
 

@@ -34,11 +34,13 @@ class Story:
     Args:
         events: Everything, in order.
         incidents: Those that have closed.
+        still_open: Those that have not, as they stood at the end.
         until: Virtual seconds at the end.
     """
 
     events: tuple[Event, ...] = attrs.field(repr=False)
     incidents: tuple[Incident, ...]
+    still_open: tuple[Incident, ...] = ()
     until: float
 
     def states(self, check: str | None = None) -> list[tuple[float, str]]:
@@ -99,7 +101,13 @@ def simulate(
     clock = VirtualClock() if clock is None else clock
     events: list[Event] = []
     healer = Healer(
-        checks, mode=mode, allow_destructive=allow_destructive, budget=budget, clock=clock, phase=0, slack=0,
+        checks,
+        mode=mode,
+        allow_destructive=allow_destructive,
+        budget=budget,
+        clock=clock,
+        phase=0,
+        slack=0,
         random=Even(),
     )
     healer.on_event(events.append)
@@ -107,8 +115,9 @@ def simulate(
         world = World(clock)
         healer.begin_on(world)
         world.run(until)
+        still_open = tuple(status.incident for status in healer.status().values() if status.incident is not None)
         world.leave()
-    return Story(events=tuple(events), incidents=healer.incidents(), until=until)
+    return Story(events=tuple(events), incidents=healer.incidents(), still_open=still_open, until=until)
 
 
 class _Cancelled(BaseException):
@@ -182,7 +191,6 @@ class World:
                 self._alarm = None
                 self._clock.move_to(alarm[0])
                 alarm[1]()
-
 
     def leave(self) -> None:
         """
