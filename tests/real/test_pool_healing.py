@@ -256,14 +256,26 @@ def test_a_pool_pinned_to_a_demoted_server_writes_again(primary: Postgres) -> No
                     connection.execute("select pg_reload_conf()")
 
 
+def freeze(server: Postgres) -> float:
+    """
+    Freeze all backends so that new connections still work; return when.
+    """
+    while True:
+        frozen = time.monotonic()
+        server.freeze_backends()
+        if server.accepts(timeout=0.5):
+            return frozen
+        server.thaw_backends()  # one of them held a lock that newcomers need
+        time.sleep(0.1)
+
+
 def test_callers_of_frozen_backends_are_free_in_five_seconds(primary: Postgres) -> None:
     """
     Callers that wait for frozen server processes are free within 5 s; without selfheal they are not.
     """
     with applications(primary.dsn) as (sync, asynchronous, without):
         time.sleep(1)
-        frozen = time.monotonic()
-        primary.freeze_backends()
+        frozen = freeze(primary)
         time.sleep(0.1)
         in_trouble = time.monotonic()
         while any(app.hanging(since=in_trouble) for app in (sync, asynchronous)) and time.monotonic() < frozen + 5:

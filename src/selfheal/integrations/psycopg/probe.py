@@ -156,8 +156,8 @@ class PoolHealth(Generic[R]):
                     return CheckResult.healthy()
             direct = await viewer.direct(max(0.05, 0.8 * (until - _now())))
             if pooled is None and direct.error is None:
-                # Not a moment longer than a connection takes: the sooner it is kicked, the shorter the outage.
-                pooled = await viewer.pooled(until - _now(), wait=max(0.05, 3 * direct.took))
+                # Long enough for a try that is under way; the sooner it is kicked, the shorter the outage.
+                pooled = await viewer.pooled(until - _now(), wait=0.05)
             sessions = list(registry.sessions(pool).values())
             fault = self._fault(pool, pooled, direct, sessions)
         if fault is None:

@@ -23,8 +23,9 @@ import attrs
 from selfheal.clock import SystemClock
 
 
-#: ``struct tcp_info`` of Linux: 8 bytes, then u32s; these three are milliseconds since data sent, ack sent, data received.
-_TCP_INFO: Final = struct.Struct("=44x3I")
+#: ``struct tcp_info`` of Linux: 8 bytes, then u32s; these four are milliseconds since data sent, ack sent, data received,
+#: ack received.
+_TCP_INFO: Final = struct.Struct("=44x4I")
 
 
 @attrs.frozen
@@ -101,7 +102,10 @@ class ConnectionRegistry:
             import psycopg
 
             for thing in gc.get_objects():
-                if issubclass(type(thing), psycopg.BaseConnection) and getattr(thing, "_pool", None) is pool:
+                # Asked both ways in one moment: the walk takes long enough for a connection to change hands meanwhile.
+                if issubclass(type(thing), psycopg.BaseConnection) and (
+                    getattr(thing, "_pool", None) is pool or thing in pool._pool.copy()
+                ):
                     registry.adopt(thing)
         for connection in pool._pool.copy():
             registry.adopt(connection)
@@ -196,6 +200,8 @@ def _look(connection: Any, registered: _Registered, pool: Any) -> Session | None
 
     try:
         pgconn = connection.pgconn
+        if pgconn.status != psycopg.pq.ConnStatus.OK:  # broken, and kept alive by an error's traceback perhaps
+            return None
         busy = pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
         pid, address = pgconn.backend_pid, (pgconn.hostaddr, pgconn.port)
     except psycopg.Error:  # closed meanwhile
@@ -213,21 +219,25 @@ def _look(connection: Any, registered: _Registered, pool: Any) -> Session | None
         with duplicate:
             ages = _ages(duplicate)
         if ages is not None:
-            sent, received = ages
+            sent, received, acknowledged = ages
             silent_for = min(sent, received) if leased else None
-            # An answer that lies unread in our own buffers (a slow reader of a stream) came after the query was sent.
-            waiting_for = sent if busy and sent < received else None
+            # An answer that lies unread in our own buffers (a slow reader of a stream) came after the query was sent. A
+            # kernel that counts in steps of 4 ms often cannot tell; but only what is not answered is acknowledged alone.
+            unanswered = sent < received or (sent == received and acknowledged < received)
+            waiting_for = sent if busy and unanswered else None
     return Session(pid, address, leased, busy, silent_for, waiting_for)
 
 
-def _ages(sock: socket.socket) -> tuple[float, float] | None:
+def _ages(sock: socket.socket) -> tuple[float, float, float] | None:
     """
-    Seconds since data was last sent and received, as the kernel counts them: only Linux does, and only for TCP.
+    Seconds since data was last sent, received and acknowledged, as the kernel counts them: only Linux does, for TCP.
     """
     if sys.platform != "linux" or sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return None
     try:
-        sent, _, received = _TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
+        sent, _, received, acknowledged = _TCP_INFO.unpack(
+            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        )
     except OSError:
         return None
-    return sent / 1000, received / 1000
+    return sent / 1000, received / 1000, acknowledged / 1000

@@ -40,7 +40,6 @@ class View:
         hung: Connections of the pool whose query this server does not work on.
         working: Connections of the pool whose query it is busy with, however long already.
         elsewhere: Connections of the pool that wait for a server which this way does not lead to.
-        took: Seconds it took.
     """
 
     error: Exception | None = None
@@ -49,7 +48,6 @@ class View:
     hung: tuple[Any, ...] = ()
     working: tuple[Any, ...] = ()
     elsewhere: int = 0
-    took: float = 0.0
 
 
 @attrs.frozen(kw_only=True)
@@ -83,7 +81,7 @@ class Viewer:
         try:
             connection = await self.io.borrow(self.pool, timeout / 2 if wait is None else wait)
         except Exception as exc:  # noqa: BLE001 - whatever the pool raises is what its users get
-            return View(error=exc, took=_now() - started)
+            return View(error=exc)
         view = View(error=TimeoutError())
         try:
             view = await self._ask(connection, started, timeout, free="0")
@@ -100,7 +98,7 @@ class Viewer:
             connection = await self._connect(timeout)
         except Exception as exc:  # noqa: BLE001 - whatever a newcomer gets
             error = ConnectionError(f"none within {timeout:.2f} s") if isinstance(exc, TimeoutError) else exc
-            return View(error=error, took=_now() - started)
+            return View(error=error)
         try:
             view = await self._ask(connection, started, timeout, free=_FREE)
             address = _address(connection)
@@ -150,14 +148,13 @@ class Viewer:
             here = {key: session for key, session in suspects.items() if session.address == _address(connection)}
             hung, working = await self._judge(connection, here, left())
         except Exception as exc:  # noqa: BLE001 - a view is a value, whatever it shows
-            return View(error=exc, took=_now() - started)
+            return View(error=exc)
         return View(
             read_only=read_only == "t",
             free=int(room or 0),
             hung=tuple(hung),
             working=tuple(working),
             elsewhere=len(suspects) - len(here),
-            took=_now() - started,
         )
 
     def _suspects(self) -> dict[Any, Session]:
