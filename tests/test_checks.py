@@ -16,8 +16,8 @@ import pytest
 
 from hypothesis import given
 
-from selfheal.answers import MESSAGE_LIMIT
-from selfheal.checks import HealthCheck, health_check, interpret, interpret_error, resolve
+from selfheal.answers import MESSAGE_LIMIT, interpret, interpret_error
+from selfheal.checks import HealthCheck, health_check, resolve
 from selfheal.errors import ConfigError, Unhealthy
 from selfheal.model import FAULT_KINDS, Budget, CheckResult, Fault, HealingPolicy, HealthStatus, Ladder
 from selfheal.monitors import LatencyMonitor

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from selfheal.lazy import lazily
+
 
 if TYPE_CHECKING:
     from selfheal.checks import HealthCheck, health_check
@@ -64,34 +66,23 @@ __all__ = [
     "rung",
 ]
 
-_HOME = {
-    "selfheal.errors": ("ConfigError", "Escalate", "SelfHealError", "Unhealthy"),
-    "selfheal.model.health": ("Assessment", "CheckResult", "Fault", "HealthStatus", "Monitor"),
-    "selfheal.model.ladder": ("Blast", "Ladder", "RecoveryContext"),
-    "selfheal.model.policy": ("Budget", "HealingPolicy"),
-    "selfheal.model.records": ("Incident",),
-    "selfheal.model.steps": ("HealingState", "Outcome"),
-    "selfheal.monitors.latency": ("LatencyMonitor",),
-    "selfheal.healing": ("HealingStateMachine",),
-    "selfheal.recovery": ("RecoveryAction", "by_fault", "recovery_action", "rung"),
-    "selfheal.checks": ("HealthCheck", "health_check"),
-    "selfheal.resources.rebuildable": ("Rebuildable",),
-    "selfheal.healer": ("Healer",),
-}
-_ROOM = {name: room for room, names in _HOME.items() for name in names}
-
-
-def __getattr__(name: str) -> object:
-    # Lazy, so that `import selfheal` costs next to nothing and a program pays for what it names.
-    room = _ROOM.get(name)
-    if room is None:
-        msg = f"module 'selfheal' has no attribute {name!r}"
-        raise AttributeError(msg)
-    from importlib import import_module
-
-    value = getattr(import_module(room), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(
+    __name__,
+    {
+        "selfheal.errors": ("ConfigError", "Escalate", "SelfHealError", "Unhealthy"),
+        "selfheal.model.health": ("Assessment", "CheckResult", "Fault", "HealthStatus", "Monitor"),
+        "selfheal.model.ladder": ("Blast", "Ladder", "RecoveryContext"),
+        "selfheal.model.policy": ("Budget", "HealingPolicy"),
+        "selfheal.model.records": ("Incident",),
+        "selfheal.model.steps": ("HealingState", "Outcome"),
+        "selfheal.monitors.latency": ("LatencyMonitor",),
+        "selfheal.healing": ("HealingStateMachine",),
+        "selfheal.recovery": ("RecoveryAction", "by_fault", "recovery_action", "rung"),
+        "selfheal.checks": ("HealthCheck", "health_check"),
+        "selfheal.resources.rebuildable": ("Rebuildable",),
+        "selfheal.healer": ("Healer",),
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,8 @@ from types import CodeType
 from typing import Any, Final, cast
 
 from selfheal.errors import Unhealthy
-from selfheal.model.health import FAULT_KINDS, CheckResult, Fault, HealthStatus
+from selfheal.model.health import CheckResult, Fault, HealthStatus
+from selfheal.model.kinds import FAULT_KINDS
 
 
 #: Characters kept of what an exception has to say.

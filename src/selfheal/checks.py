@@ -7,25 +7,25 @@ here runs a probe.
 
 from __future__ import annotations
 
-import datetime as dt
-
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypedDict, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast, overload
 
 import attrs
 
-from selfheal.answers import interpret, interpret_error
 from selfheal.errors import ConfigError
-from selfheal.model.health import FAULT_KINDS, Monitor
-from selfheal.model.ladder import Ladder, RecoveryContext
+from selfheal.model.kinds import FAULT_KINDS
+from selfheal.model.ladder import Ladder
 from selfheal.model.policy import Budget, HealingPolicy
 from selfheal.model.settings import require_name
-from selfheal.recovery.action import RecoveryAction
-from selfheal.recovery.function import as_action
 from selfheal.recovery.signatures import name_of, takes
 
 
-__all__ = ["CheckOptions", "HealthCheck", "health_check", "interpret", "interpret_error", "resolve"]
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from selfheal.model.health import Monitor
+    from selfheal.model.ladder import RecoveryContext
+    from selfheal.recovery.action import RecoveryAction
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -224,6 +224,10 @@ def _several(name: str, what: str, given: Iterable[Any]) -> tuple[Any, ...]:
 
 def _monitors(name: str, given: Iterable[Monitor]) -> tuple[Monitor, ...]:
     monitors = _several(name, "monitors", given)
+    if not monitors:
+        return ()
+    from selfheal.model.health import Monitor
+
     for monitor in monitors:
         if isinstance(monitor, type) or not isinstance(monitor, Monitor):
             msg = f"check {name!r}: {monitor!r} is not a monitor. It needs the methods assess(now=...) and forget()."
@@ -234,7 +238,11 @@ def _monitors(name: str, given: Iterable[Monitor]) -> tuple[Monitor, ...]:
 def _ladder(recovery: object) -> Ladder:
     if recovery is None:
         return Ladder()
-    return recovery if isinstance(recovery, Ladder) else as_action(recovery).as_ladder()
+    if isinstance(recovery, Ladder):
+        return recovery
+    from selfheal.recovery.function import as_action  # a check that only looks does not pay for it
+
+    return as_action(recovery).as_ladder()
 
 
 def _dependencies(name: str, given: Iterable[object]) -> tuple[str, ...]:

@@ -119,8 +119,6 @@ class Healer:
 
         attach(self, registry=self._registry)
 
-    # --- life -----------------------------------------------------------------
-
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -188,8 +186,6 @@ class Healer:
         """
         await self._engine.astop(revert=revert)
 
-    # --- checks ---------------------------------------------------------------
-
     @property
     def checks(self) -> tuple[HealthCheck, ...]:
         """
@@ -216,8 +212,6 @@ class Healer:
         """
         self._check(name)
         self._engine.dismiss(name)
-
-    # --- questions ------------------------------------------------------------
 
     def status(self) -> Mapping[str, CheckStatus]:
         """
@@ -261,8 +255,6 @@ class Healer:
         Exceptions of listeners.
         """
         return self._engine.dispatcher.failed
-
-    # --- commands -------------------------------------------------------------
 
     def heal(self, name: str) -> Incident:
         """
@@ -387,8 +379,6 @@ class Healer:
         finally:
             cancel()
         return reached.is_set()
-
-    # --- odds -----------------------------------------------------------------
 
     def _check(self, name: str) -> None:
         if name not in self._engine.checks:

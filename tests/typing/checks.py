@@ -10,7 +10,8 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_type
 
-from selfheal.checks import HealthCheck, health_check, interpret, interpret_error, resolve
+from selfheal.answers import interpret, interpret_error
+from selfheal.checks import HealthCheck, health_check, resolve
 from selfheal.model import Budget, CheckResult, HealingPolicy, Ladder, Monitor, RecoveryContext
 from selfheal.recovery import RecoveryAction
 

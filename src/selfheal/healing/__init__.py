@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from selfheal.healing.machine import HealingStateMachine
+from selfheal.lazy import lazily
 
 
 if TYPE_CHECKING:
@@ -32,23 +33,13 @@ __all__ = [
     "require_feasible",
 ]
 
-_HOME = {
-    "selfheal.healing.feasibility": ("require_feasible",),
-    "selfheal.healing.gates": ("Dependency", "GateVerdict", "Spent", "Surroundings", "Trace", "ask"),
-    "selfheal.healing.ledgers": ("BudgetLedger", "CooldownLedger", "FlapLedger"),
-    "selfheal.healing.walk": ("edges", "mermaid"),
-}
-_ROOM = {name: room for room, names in _HOME.items() for name in names}
-
-
-def __getattr__(name: str) -> object:
-    # Lazy: who only names the machine does not pay for the gates' values.
-    room = _ROOM.get(name)
-    if room is None:
-        msg = f"module 'selfheal.healing' has no attribute {name!r}"
-        raise AttributeError(msg)
-    from importlib import import_module
-
-    value = getattr(import_module(room), name)
-    globals()[name] = value
-    return value
+# Lazy: who only names the machine does not pay for the gates' values.
+__getattr__ = lazily(
+    __name__,
+    {
+        "selfheal.healing.feasibility": ("require_feasible",),
+        "selfheal.healing.gates": ("Dependency", "GateVerdict", "Spent", "Surroundings", "Trace", "ask"),
+        "selfheal.healing.ledgers": ("BudgetLedger", "CooldownLedger", "FlapLedger"),
+        "selfheal.healing.walk": ("edges", "mermaid"),
+    },
+)

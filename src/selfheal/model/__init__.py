@@ -4,13 +4,29 @@ Values and contracts that rooms share. Nothing here decides, waits or knows the 
 
 from __future__ import annotations
 
-from selfheal.model.health import FAULT_KINDS, Assessment, CheckResult, Fault, HealthStatus, Monitor, combine
-from selfheal.model.ladder import Blast, Climbable, Ladder, RecoveryContext, Rung, applies_to_all
-from selfheal.model.policy import Budget, HealingPolicy
-from selfheal.model.records import TIMELINE_LIMIT, Entry, Event, Field, Incident, IncidentResult, Journal
-from selfheal.model.rings import INCIDENTS_KEPT, RESULTS_KEPT, IncidentRing, PastResult, ResultRing
-from selfheal.model.settings import at_least_one, not_negative, optional_seconds, positive, require_name, seconds, share
-from selfheal.model.steps import Check, Gate, HealingState, Outcome, Recover, Revert, Verdict, Wait
+from typing import TYPE_CHECKING
+
+from selfheal.lazy import lazily
+
+
+if TYPE_CHECKING:
+    from selfheal.model.kinds import FAULT_KINDS
+    from selfheal.model.health import Assessment, CheckResult, Fault, HealthStatus, Monitor, combine
+    from selfheal.model.ladder import Blast, Climbable, Ladder, RecoveryContext, Rung, applies_to_all
+    from selfheal.model.policy import Budget, HealingPolicy
+    from selfheal.model.records import TIMELINE_LIMIT, Entry, Event, Field, Incident, IncidentResult, Journal
+    from selfheal.model.rings import INCIDENTS_KEPT, RESULTS_KEPT, IncidentRing, PastResult, ResultRing
+    from selfheal.model.settings import (
+        at_least_one,
+        not_negative,
+        optional_seconds,
+        positive,
+        require,
+        require_name,
+        seconds,
+        share,
+    )
+    from selfheal.model.steps import Check, Gate, HealingState, Outcome, Recover, Revert, Verdict, Wait
 
 
 __all__ = [
@@ -53,7 +69,71 @@ __all__ = [
     "not_negative",
     "optional_seconds",
     "positive",
+    "require",
     "require_name",
     "seconds",
     "share",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "selfheal.model.kinds": ("FAULT_KINDS",),
+        "selfheal.model.health": (
+            "Assessment",
+            "CheckResult",
+            "Fault",
+            "HealthStatus",
+            "Monitor",
+            "combine",
+        ),
+        "selfheal.model.ladder": (
+            "Blast",
+            "Climbable",
+            "Ladder",
+            "RecoveryContext",
+            "Rung",
+            "applies_to_all",
+        ),
+        "selfheal.model.policy": (
+            "Budget",
+            "HealingPolicy",
+        ),
+        "selfheal.model.records": (
+            "TIMELINE_LIMIT",
+            "Entry",
+            "Event",
+            "Field",
+            "Incident",
+            "IncidentResult",
+            "Journal",
+        ),
+        "selfheal.model.rings": (
+            "INCIDENTS_KEPT",
+            "RESULTS_KEPT",
+            "IncidentRing",
+            "PastResult",
+            "ResultRing",
+        ),
+        "selfheal.model.settings": (
+            "at_least_one",
+            "not_negative",
+            "optional_seconds",
+            "positive",
+            "require",
+            "require_name",
+            "seconds",
+            "share",
+        ),
+        "selfheal.model.steps": (
+            "Check",
+            "Gate",
+            "HealingState",
+            "Outcome",
+            "Recover",
+            "Revert",
+            "Verdict",
+            "Wait",
+        ),
+    },
+)

@@ -12,27 +12,6 @@ from typing import Any, Final, Protocol, runtime_checkable
 import attrs
 
 
-#: The fault kinds that the library itself uses. More are declared by ``kinds=`` on a check.
-FAULT_KINDS: Final = frozenset(
-    {
-        "error",
-        "timeout",
-        "down",
-        "stale",
-        "backoff",
-        "auth",
-        "read_only",
-        "exhausted",
-        "stuck",
-        "slow",
-        "anomaly",
-        "corrupt",
-        "full",
-        "probe_error",
-    }
-)
-
-
 class HealthStatus(enum.Enum):
     """
     How a resource is. `UNKNOWN` ranks between `DEGRADED` and `UNHEALTHY` and is never counted as good.

@@ -7,14 +7,17 @@ from __future__ import annotations
 import enum
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
 from selfheal.errors import CancelledRecoveryError, ConfigError
-from selfheal.model.health import Fault
-from selfheal.model.records import Field, Incident
-from selfheal.model.settings import at_least_one, not_negative, optional_seconds, positive, seconds
+from selfheal.model.settings import at_least_one, not_negative, optional_seconds, positive, require, seconds
+
+
+if TYPE_CHECKING:
+    from selfheal.model.health import Fault
+    from selfheal.model.records import Field, Incident
 
 
 class Blast(enum.IntEnum):
@@ -60,16 +63,21 @@ class Rung:
 
     action: object = attrs.field(repr=False)
     name: str
-    attempts: int = attrs.field(default=1, validator=at_least_one)
-    cooldown: float = attrs.field(default=0.0, converter=seconds, validator=not_negative)
-    settle: float = attrs.field(default=0.0, converter=seconds, validator=not_negative)
-    verify_within: float | None = attrs.field(default=None, converter=optional_seconds, validator=positive)
+    attempts: int = 1
+    cooldown: float = attrs.field(default=0.0, converter=seconds)
+    settle: float = attrs.field(default=0.0, converter=seconds)
+    verify_within: float | None = attrs.field(default=None, converter=optional_seconds)
     applies: Callable[[Fault], bool] = attrs.field(default=applies_to_all, repr=False)
     held: bool = False
     revert_when: Callable[[], object] | None = attrs.field(default=None, repr=False)
     destructive: bool = False
     safe_after_abandon: bool = False
     blast: Blast = Blast.RESOURCE
+
+    def __attrs_post_init__(self) -> None:
+        require(self, at_least_one, "attempts")
+        require(self, not_negative, "cooldown", "settle")
+        require(self, positive, "verify_within")
 
 
 class Climbable(Protocol):

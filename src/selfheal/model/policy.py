@@ -4,16 +4,18 @@ How patient a check is, and how much healing is allowed. Numbers only.
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from selfheal.errors import ConfigError
-from selfheal.model.settings import at_least_one, not_negative, positive, seconds, share
+from selfheal.model.settings import at_least_one, not_negative, positive, require, seconds, share
 
+
+if TYPE_CHECKING:
+    import datetime as dt
 
 #: "Derive it": inside this file only; what a policy shows is always a number.
 _DERIVED: Final = math.nan
@@ -25,6 +27,18 @@ def _or_derived(value: float | dt.timedelta | None) -> float:
 
 def _or_zero(value: int | None) -> int:
     return 0 if value is None else value
+
+
+_POSITIVE: Final = (
+    "interval",
+    "fast_interval",
+    "timeout",
+    "action_timeout",
+    "stale_after",
+    "verify_within",
+    "max_incident_age",
+    "retry_after",
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -59,35 +73,35 @@ class HealingPolicy:
     """
 
     # interval 10, timeout 5, fall 3, rise 2: between Kubernetes (10, 1, 3, 1) and HAProxy (2, -, 3, 2).
-    interval: float = attrs.field(default=10.0, converter=seconds, validator=positive)
+    interval: float = attrs.field(default=10.0, converter=seconds)
     fast_interval: float = attrs.field(default=None, converter=_or_derived)
-    timeout: float = attrs.field(default=5.0, converter=seconds, validator=positive)
-    action_timeout: float = attrs.field(default=60.0, converter=seconds, validator=positive)
-    jitter: float = attrs.field(default=0.1, validator=share)
-    startup_grace: float = attrs.field(default=0.0, converter=seconds, validator=not_negative)
+    timeout: float = attrs.field(default=5.0, converter=seconds)
+    action_timeout: float = attrs.field(default=60.0, converter=seconds)
+    jitter: float = 0.1
+    startup_grace: float = attrs.field(default=0.0, converter=seconds)
     stale_after: float = attrs.field(default=None, converter=_or_derived)
-    fall: int = attrs.field(default=3, validator=at_least_one)
+    fall: int = 3
     fall_window: int = attrs.field(default=None, converter=_or_zero)
-    fall_for: float = attrs.field(default=0.0, converter=seconds, validator=not_negative)
-    rise: int = attrs.field(default=2, validator=at_least_one)
-    verify_within: float = attrs.field(default=30.0, converter=seconds, validator=positive)
-    probation: float = attrs.field(default=60.0, converter=seconds, validator=not_negative)
-    max_actions: int = attrs.field(default=20, validator=at_least_one)
-    max_incident_age: float = attrs.field(default=3600.0, converter=seconds, validator=positive)
-    retry_after: float = attrs.field(default=1800.0, converter=seconds, validator=positive)
+    fall_for: float = attrs.field(default=0.0, converter=seconds)
+    rise: int = 2
+    verify_within: float = attrs.field(default=30.0, converter=seconds)
+    probation: float = attrs.field(default=60.0, converter=seconds)
+    max_actions: int = 20
+    max_incident_age: float = attrs.field(default=3600.0, converter=seconds)
+    retry_after: float = attrs.field(default=1800.0, converter=seconds)
     heal_degraded: bool = False
 
     def __attrs_post_init__(self) -> None:
-        fields = attrs.fields(HealingPolicy)
         if math.isnan(self.fast_interval):
             object.__setattr__(self, "fast_interval", min(1.0, self.interval))
         if math.isnan(self.stale_after):
             object.__setattr__(self, "stale_after", 3 * self.interval)
         if self.fall_window == 0:
             object.__setattr__(self, "fall_window", self.fall + 2)
-        positive(self, fields.fast_interval, self.fast_interval)
-        positive(self, fields.stale_after, self.stale_after)
-        at_least_one(self, fields.fall_window, self.fall_window)
+        require(self, positive, *_POSITIVE)
+        require(self, not_negative, "startup_grace", "fall_for", "probation")
+        require(self, share, "jitter")
+        require(self, at_least_one, "fall", "fall_window", "rise", "max_actions")
         if self.fast_interval > self.interval:
             msg = (
                 f"fast_interval={self.fast_interval} is longer than interval={self.interval}: "
@@ -138,8 +152,12 @@ class Budget:
     """
 
     # Erlang/OTP: 1 restart per 5 s; systemd: 5 per 10 s; process default here: 10 per 10 min.
-    limit: int = attrs.field(validator=at_least_one)
-    per: float = attrs.field(kw_only=True, converter=seconds, validator=positive)
+    limit: int
+    per: float = attrs.field(kw_only=True, converter=seconds)
+
+    def __attrs_post_init__(self) -> None:
+        require(self, at_least_one, "limit")
+        require(self, positive, "per")
 
     def require_closable(self, *, spacing: float, what: str) -> None:
         """

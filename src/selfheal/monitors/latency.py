@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, cast
 
 from selfheal.clock import perf_counter
 from selfheal.errors import ConfigError
-from selfheal.model.health import Assessment, HealthStatus
 from selfheal.model.settings import require_name
 from selfheal.monitors.running import STATISTICS
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from selfheal.model.health import Assessment
 
 
 P = ParamSpec("P")
@@ -224,6 +225,8 @@ class LatencyMonitor:
             value, tripped, count = self._value, self._tripped, len(self._window)
         if value is None or count < self.min_samples:
             return None
+        from selfheal.model.health import Assessment, HealthStatus  # whoever only times calls does not need them
+
         reason = f"{self.name or 'latency'}: {self.statistic} of the last {count} calls is {value:g} ms"
         if value >= self.threshold_ms:
             reason += f"; {self.threshold_ms:g} ms or more is slow"

@@ -6,8 +6,14 @@ What the operators mean is said by `selfheal.recovery.plan`, which only a runner
 
 from __future__ import annotations
 
-from selfheal.recovery.action import RecoveryAction, Retrying, Sequence, Tree, When, Within, leaves
-from selfheal.recovery.function import ByFault, FunctionAction, as_action, by_fault, recovery_action, rung
+from typing import TYPE_CHECKING
+
+from selfheal.lazy import lazily
+
+
+if TYPE_CHECKING:
+    from selfheal.recovery.action import RecoveryAction, Retrying, Sequence, Tree, When, Within, leaves
+    from selfheal.recovery.function import ByFault, FunctionAction, as_action, by_fault, recovery_action, rung
 
 
 __all__ = [
@@ -25,3 +31,18 @@ __all__ = [
     "recovery_action",
     "rung",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "selfheal.recovery.action": ("RecoveryAction", "Retrying", "Sequence", "Tree", "When", "Within", "leaves"),
+        "selfheal.recovery.function": (
+            "ByFault",
+            "FunctionAction",
+            "as_action",
+            "by_fault",
+            "recovery_action",
+            "rung",
+        ),
+    },
+)

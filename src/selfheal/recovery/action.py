@@ -1,13 +1,11 @@
 """
 What can be done about a fault: single actions, and the operators that make trees of them.
 
-A tree is a frozen value. It is never run from here: `selfheal.recovery.plan`
-says what its operators mean, and a runner carries that out.
+A tree is a frozen value; `selfheal.recovery.plan` says what its operators mean, and a runner carries that out.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 
 from collections.abc import Awaitable, Callable, Collection
@@ -16,14 +14,18 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import attrs
 
 from selfheal.errors import ConfigError
-from selfheal.model.health import Fault
-from selfheal.model.ladder import Blast, Climbable, Ladder, RecoveryContext, Rung
+from selfheal.model.ladder import Blast, Climbable, Ladder, Rung
 from selfheal.model.settings import require_name, seconds
 from selfheal.recovery.signatures import require_runnable, require_strategies, snake_case
 
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from tenacity import RetryCallState
+
+    from selfheal.model.health import Fault
+    from selfheal.model.ladder import RecoveryContext
 
 
 class _SnakeName:

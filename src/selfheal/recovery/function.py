@@ -4,23 +4,27 @@ Plain functions as actions, and the two ways to put actions to use: `rung` and `
 
 from __future__ import annotations
 
-import datetime as dt
 import functools
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from selfheal.errors import ConfigError
-from selfheal.model.health import Fault
-from selfheal.model.ladder import Blast, Ladder, RecoveryContext
+from selfheal.model.ladder import Blast, Ladder
 from selfheal.model.settings import require_name
 from selfheal.recovery.action import RecoveryAction, Tree
 from selfheal.recovery.signatures import is_generator, name_of, takes
 
 
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from selfheal.model.health import Fault
+    from selfheal.model.ladder import RecoveryContext
+
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-F = TypeVar("F", bound=Callable[[RecoveryContext], object])
+F = TypeVar("F", bound="Callable[[RecoveryContext], object]")
 
 
 class FunctionAction(RecoveryAction, Generic[R_co]):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 import attrs
 
 from selfheal import names
-from selfheal.checks import interpret, interpret_error
+from selfheal.answers import interpret, interpret_error
 from selfheal.model import CheckResult, HealthStatus, combine
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
-from selfheal.checks import interpret, interpret_error
+from selfheal.answers import interpret, interpret_error
 from selfheal.healing.gates import Dependency
 from selfheal.model import HealingState, HealthStatus
 from selfheal.runtime.probes import is_async_callable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from selfheal.errors import ConfigError
-from selfheal.model import Budget, at_least_one, not_negative, optional_seconds, seconds
+from selfheal.model import Budget, at_least_one, not_negative, optional_seconds, require, seconds
 
 
 if TYPE_CHECKING:
@@ -46,10 +46,14 @@ class Settings:
     mode: str = attrs.field(validator=_one_of("enforce", "observe"))
     allow_destructive: bool
     budget: Budget
-    max_concurrent: int = attrs.field(validator=at_least_one)
-    max_threads: int = attrs.field(validator=at_least_one)
-    grace: float = attrs.field(converter=seconds, validator=not_negative)
-    phase: float | None = attrs.field(converter=optional_seconds, validator=not_negative)
-    slack: float | None = attrs.field(converter=optional_seconds, validator=not_negative)
+    max_concurrent: int
+    max_threads: int
+    grace: float = attrs.field(converter=seconds)
+    phase: float | None = attrs.field(converter=optional_seconds)
+    slack: float | None = attrs.field(converter=optional_seconds)
     after_fork: str = attrs.field(validator=_one_of("warn", "start"))
     uniform: Callable[[], float] = attrs.field(alias="random", converter=_uniform, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        require(self, at_least_one, "max_concurrent", "max_threads")
+        require(self, not_negative, "grace", "phase", "slack")
