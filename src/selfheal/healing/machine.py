@@ -180,8 +180,7 @@ class HealingStateMachine(States):
             IllegalTransitionError: If no revert was asked for. Nothing has changed then.
             ConfigError: If *now* is not finite. Nothing has changed then.
         """
-        step = self._step
-        if not isinstance(step, Revert):
+        if not isinstance(step := self._step, Revert):
             raise self._unexpected("reverted()")
         now = self._now = self._largest(now)
         self._finish(step, outcome, now)
@@ -201,15 +200,14 @@ class HealingStateMachine(States):
         Args:
             gate: The gate.
             until: When it is expected to open; `None`, or not later than *now*: nobody knows.
-            now: The time.
             reason: For people.
+            now: The time.
 
         Raises:
             IllegalTransitionError: If neither was asked for. Nothing has changed then.
             ConfigError: If *now* is not finite. Nothing has changed then.
         """
-        step = self._step
-        if not isinstance(step, Recover | Revert):
+        if not isinstance(step := self._step, Recover | Revert):
             raise self._unexpected("blocked()")
         now = self._now = self._largest(now)
         self._step = None
@@ -343,6 +341,13 @@ class HealingStateMachine(States):
         return self._chronicle.drain()
 
     # What it shows
+
+    @property
+    def dropped(self) -> int:
+        """
+        Entries that fell off because nobody fetched them.
+        """
+        return self._chronicle.dropped
 
     @property
     def state(self) -> HealingState:

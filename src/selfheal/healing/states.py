@@ -83,7 +83,7 @@ class States:
     """
 
     __slots__ = (
-        "_allow", "_ask_at", "_asked_at", "_calm", "_chronicle", "_cursor", "_deadline", "_due", "_entered",
+        "_ask_at", "_asked_at", "_calm", "_chronicle", "_cursor", "_deadline", "_due", "_entered",
         "_evidence", "_forced", "_gate", "_grace_until", "_interval", "_jitter", "_manual", "_merit", "_now", "_policy",
         "_probation", "_reconfirm", "_rungs", "_seen_at", "_settled",  "_stale_after", "_stale_at", "_state",
         "_status", "_step", "_unbounded", "_uniform", "_wake",
@@ -312,7 +312,8 @@ class States:
             return False
         elif record.charged >= self._policy.max_actions:
             reason = "max_actions reached"
-        elif record.age(now) >= self._policy.max_incident_age:
+        elif self._forced is None and record.age(now) >= self._policy.max_incident_age:
+            # A rung that was taken back too early has waited for long, and is put back however old that has made it.
             reason = "max_incident_age reached"
         if reason:
             self._enter(EXHAUSTED, now, reason)

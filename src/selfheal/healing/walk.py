@@ -7,6 +7,7 @@ What is drawn is what it does, not what somebody remembers that it should do.
 from __future__ import annotations
 
 import copy
+import functools
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -107,14 +108,16 @@ class Move(NamedTuple):
     Args:
         source: Where it begins.
         target: Where it leads to.
-        good: What a world in which everything works would answer, or time passing.
         edges: The arrows it adds to the diagram.
+        machine: The machine afterwards; the walk goes on with it, so do not touch it.
+        at: The time afterwards.
     """
 
     source: Node
     target: Node
-    good: bool
     edges: tuple[Edge, ...]
+    machine: HealingStateMachine
+    at: float
 
 
 class Answer(NamedTuple):
@@ -122,13 +125,11 @@ class Answer(NamedTuple):
     Something that a driver may tell a machine.
 
     Args:
-        good: What a world in which everything works would answer, or time passing.
         at: When it is told.
         call: The method that is called ...
         args: ... and what with, besides the time.
     """
 
-    good: bool
     at: float
     call: Callable[..., object]
     args: tuple[object, ...] = ()
@@ -158,13 +159,13 @@ def walk() -> Iterator[Move]:
         return node
 
     def move(machine: HealingStateMachine, answer: Answer) -> Move:
-        after = _copy(machine)
+        after = copy_of(machine)
         answer.call(after, *answer.args, now=answer.at)
         target = meet(after, answer.at)
-        return Move(machine.fingerprint(), target, answer.good, _edges(machine.state, after.entries()))
+        return Move(machine.fingerprint(), target, _edges(machine.state, after.entries()), after, answer.at)
 
     start = HealingStateMachine(POLICY, LADDER)
-    yield move(start, Answer(False, 0.0, HealingStateMachine.adopt, ([_HELD],)))
+    yield move(start, Answer(0.0, HealingStateMachine.adopt, ([_HELD],)))
     meet(start, 0.0)
     meet(HealingStateMachine(POLICY), 0.0)  # nothing to heal with
     while queue:
@@ -173,13 +174,14 @@ def walk() -> Iterator[Move]:
             yield move(machine, answer)
 
 
-def edges() -> list[Edge]:
+@functools.cache
+def edges() -> tuple[Edge, ...]:
     """
-    The arrows of the diagram, in the order of the states and then of their reasons.
+    The arrows of the diagram, in the order of the states and then of their reasons. Found once: it takes seconds.
     """
     order = {state: number for number, state in enumerate(HealingState)}
     found = {edge for move in walk() for edge in move.edges}
-    return sorted(found, key=lambda edge: (order[edge.before], order[edge.after], edge.why))
+    return tuple(sorted(found, key=lambda edge: (order[edge.before], order[edge.after], edge.why)))
 
 
 def mermaid() -> str:
@@ -194,24 +196,35 @@ def mermaid() -> str:
     return "\n".join(lines) + "\n"
 
 
+def copy_of(machine: HealingStateMachine) -> HealingStateMachine:
+    """
+    A machine that goes on from where *machine* is, which may be any within this walk.
+    """
+    # The machine knows CHECK by identity; values are shared because copying them would take most of the time.
+    incident = machine.incident
+    values = (POLICY, LADDER.rungs, CHECK, machine.fault, machine.last_incident)
+    timeline = () if incident is None else (incident.trigger, *incident.timeline)
+    return copy.deepcopy(machine, {id(value): value for value in (*values, *timeline)})
+
+
 def _answers(step: Wait | Check | Recover | Revert, state: HealingState, now: float) -> list[Answer]:
     does = HealingStateMachine
     if isinstance(step, Check):
-        known = [Answer(result.fault is None, now, does.checked, (result,)) for result in _results(now)]
+        known = [Answer(now, does.checked, (result,)) for result in _results(now)]
         # Nobody knows for a long time: the next tick finds it stale.
         unknown = CheckResult(HealthStatus.UNKNOWN, started_at=now)
-        return [*known, Answer(False, now + POLICY.stale_after, does.checked, (unknown,))]
+        return [*known, Answer(now + POLICY.stale_after, does.checked, (unknown,))]
     if isinstance(step, Recover | Revert):
         told = does.recovered if isinstance(step, Recover) else does.reverted
-        ended = [Answer(outcome.ok, now + _ACTION_TAKES, told, (outcome,)) for outcome in _OUTCOMES]
-        return [*ended, Answer(False, now, does.blocked, (Gate.COOLDOWN, now + 3 * _ACTION_TAKES))]
+        ended = [Answer(now + _ACTION_TAKES, told, (outcome,)) for outcome in _OUTCOMES]
+        return [*ended, Answer(now, does.blocked, (Gate.COOLDOWN, now + 3 * _ACTION_TAKES))]
     answers = [
-        Answer(True, step.until, does.tick),
-        Answer(False, now + _LATE, does.tick),
-        Answer(False, now, does.discard, ("walk",)),
+        Answer(step.until, does.tick),
+        Answer(now + _LATE, does.tick),
+        Answer(now, does.discard, ("walk",)),
     ]
     if state not in (HealingState.RECOVERING, HealingState.VERIFYING):
-        answers.append(Answer(False, now, does.start_healing))
+        answers.append(Answer(now, does.start_healing))
     return answers
 
 
@@ -233,11 +246,3 @@ def _edges(before: HealingState, entries: Sequence[Entry]) -> tuple[Edge, ...]:
         )
     stays = [_STAYS[entry.event] for entry in entries if entry.event in _STAYS]
     return (Edge(before, before, stays[-1]),) if stays else ()
-
-
-def _copy(machine: HealingStateMachine) -> HealingStateMachine:
-    # The machine knows CHECK by identity; values are shared because copying them would take most of the time.
-    incident = machine.incident
-    values = (POLICY, LADDER.rungs, CHECK, machine.fault, machine.last_incident)
-    timeline = () if incident is None else (incident.trigger, *incident.timeline)
-    return copy.deepcopy(machine, {id(value): value for value in (*values, *timeline)})
