@@ -56,7 +56,7 @@ def tests(session: nox.Session) -> None:
     """Virtual time, on asyncio and trio: `tests`."""
     _install(session, "tests")
     thorough = IN_CI and session.python == NEWEST  # property tests at length once; the other versions get the short run
-    session.run("pytest", f"--hypothesis-profile={'ci' if thorough else 'dev'}", *session.posargs)
+    session.run("pytest", "-n=auto", f"--hypothesis-profile={'ci' if thorough else 'dev'}", *session.posargs)
 
 
 @nox.session(python=NEWEST)
@@ -136,7 +136,7 @@ def wheel(session: nox.Session) -> None:
     (path,) = built.glob("*.whl")
     session.install("--force-reinstall", "--no-deps", str(path))
     session.install(str(path), "--group=tests")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n=auto", *session.posargs)
 
 
 @nox.session(python=NEWEST)
