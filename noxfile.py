@@ -25,7 +25,7 @@ IN_CI = "CI" in os.environ
 VERSIONS = ["3.11", "3.12", "3.13", "3.14"]
 
 #: What `tests/system` needs beyond Python: ``command: Debian package``.
-SYSTEM_COMMANDS = {"ip": "iproute2", "iptables": "iptables", "mount": "mount", "setpriv": "util-linux"}
+SYSTEM_COMMANDS = {"mount": "mount"}
 
 # pyenv's shims answer for the versions of `pyenv global` alone; the interpreters themselves stand beside them.
 _PYENV = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
