@@ -174,13 +174,3 @@ def context() -> RecoveryContext:
         stopped=lambda: None,
         note=lambda _message, _fields: None,
     )
-
-
-def eventually(claim: Callable[[], bool], within: float = 5.0) -> bool:
-    """Whether *claim* comes true in time."""
-    give_up = time.monotonic() + within
-    while not claim():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.01)
-    return True

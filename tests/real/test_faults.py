@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import socket
 import tempfile
 import time
+
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -17,23 +20,39 @@ from selfheal.testing.faults import FaultProxy, Flaky
 from selfheal.testing.servers import Postgres
 
 
+def eventually(claim: Callable[[], bool], within: float = 5.0) -> bool:
+    """
+    Whether *claim* comes true in time.
+    """
+    give_up = time.monotonic() + within
+    while not claim():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def test_a_slow_proxy_delays_answers() -> None:
     """
     With a latency every answer is late by it, and by nothing any more after `heal`.
     """
-    with socket.create_server(("127.0.0.1", 0)) as server, FaultProxy(server.getsockname()[1]) as proxy:
-        with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client, server.accept()[0] as peer:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        FaultProxy(server.getsockname()[1]) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client,
+        server.accept()[0] as peer,
+    ):
 
-            def answered_after() -> float:
-                started = time.monotonic()
-                peer.sendall(b"x")
-                client.recv(1)
-                return time.monotonic() - started
+        def answered_after() -> float:
+            started = time.monotonic()
+            peer.sendall(b"x")
+            client.recv(1)
+            return time.monotonic() - started
 
-            proxy.latency = 0.2
-            assert 0.2 <= answered_after() < 1
-            proxy.heal()
-            assert answered_after() < 0.2
+        proxy.latency = 0.2
+        assert 0.2 <= answered_after() < 1
+        proxy.heal()
+        assert answered_after() < 0.2
 
 
 def test_a_slow_call_takes_its_time() -> None:
@@ -47,55 +66,59 @@ def test_a_slow_call_takes_its_time() -> None:
     assert 0.1 <= time.monotonic() - started < 1
 
 
-def traces() -> tuple[set[str], int]:
-    """
-    Our folders in the temporary folder, and shared memory segments.
-    """
-    segments = pathlib.Path("/proc/sysvipc/shm")
-    return (
-        {path.name for path in pathlib.Path(tempfile.gettempdir()).glob("selfheal-*")},
-        len(segments.read_text().splitlines()) if segments.exists() else 0,
-    )
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
+    """A temporary folder of this test alone, which an unprivileged user can look into."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="selfheal-test-"))
+    folder.chmod(0o755)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    shutil.rmtree(folder)
 
 
-def test_a_server_leaves_nothing_behind_after_a_crash() -> None:
+def segments(creators: set[int | None]) -> list[str]:
+    """
+    Shared memory segments that these processes have made.
+    """
+    table = pathlib.Path("/proc/sysvipc/shm")
+    lines = table.read_text().splitlines()[1:] if table.exists() else []
+    return [line for line in lines if int(line.split()[4]) in creators]
+
+
+def test_a_server_leaves_nothing_behind_after_a_crash(temporary: pathlib.Path) -> None:
     """
     After any crash, and with frozen processes, closing ends every process and removes every file and segment.
     """
-    before = traces()
     with Postgres() as server:
         assert 5432 != server.port
-        postmaster = server.pid
+        pids = {server.pid}
         server.kill()
         assert server.pid is None
         server.start()
+        pids.add(server.pid)
         with socket.create_connection(("127.0.0.1", server.port)):
             server.freeze_backends()
             server.freeze()
             assert not server.accepts(timeout=0.1)
-    assert before == traces()
-    assert not pathlib.Path(f"/proc/{postmaster}").exists()
+    assert ([], []) == (list(temporary.iterdir()), segments(pids))
+    assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids)
     with pytest.raises(SelfHealError, match="closed"):
         server.start()
 
 
-def test_a_postmaster_killed_from_outside_is_cleaned_up_after() -> None:
+def test_a_postmaster_killed_from_outside_is_cleaned_up_after(temporary: pathlib.Path) -> None:
     """
     A server whose postmaster somebody else has killed is noticed as gone, starts again, and leaves nothing behind.
     """
-    before = traces()
     with Postgres() as server:
-        pid = server.pid
-        assert pid is not None
-        os.kill(pid, 9)
-        deadline = time.monotonic() + 5
-        while server.pid is not None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert server.pid is None
+        pids = {server.pid}
+        os.kill(server.pid or 0, 9)
+        assert eventually(lambda: server.pid is None)
         server.start()
         assert server.accepts()
+        pids.add(server.pid)
         os.kill(server.pid or 0, 9)
-    assert before == traces()
+    assert ([], []) == (list(temporary.iterdir()), segments(pids))
 
 
 def test_only_a_servers_own_backends_are_frozen(primary: Postgres) -> None:
