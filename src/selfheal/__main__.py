@@ -32,7 +32,7 @@ def _diagram(_options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from selfheal.demo import main as demo
 
-    return demo(json=options.json)
+    return demo(json=options.json, quick=options.quick)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo", help="break a PostgreSQL pool and a log file in five ways, and watch them come back"
     )
     demo.add_argument("--json", action="store_true", help="print the result as JSON instead of the live view")
+    demo.add_argument("--quick", action="store_true", help="with a shorter outage: less than a minute")
     demo.set_defaults(run=_demo)
     diagram = commands.add_parser("diagram", help="print the states of healing, as a Mermaid diagram")
     diagram.set_defaults(run=_diagram)

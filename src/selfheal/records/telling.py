@@ -28,7 +28,8 @@ def tell(incident: Incident) -> str:
     .. versionadded:: 26.1.0
     """
     lines = [f"{incident.check}, incident {incident.number}: {incident.trigger.kind}, {_end(incident)}"]
-    lines += [f"{f'+{at - incident.began:.1f} s':>9}  {what}" for at, what in _told(incident)]
+    # The words of others, such as a driver's error, may have lines of their own.
+    lines += [f"{f'+{at - incident.began:.1f} s':>9}  {' '.join(what.split())}" for at, what in _told(incident)]
     if incident.dropped:
         lines.append(f"{'':>9}  ({incident.dropped} more entries were not kept)")
     return "\n".join(lines)
