@@ -8,6 +8,7 @@ import pytest
 
 from selfheal.errors import ConfigError
 from selfheal.healing import require_feasible
+from selfheal.healing.feasibility import require_closable
 from selfheal.model import Budget, HealingPolicy, Ladder
 
 
@@ -53,3 +54,17 @@ def test_a_verification_that_cannot_succeed_is_refused(rung):
     for budget in (None, Budget(10, per=600)):
         with pytest.raises(ConfigError, match="rung 'slow': verify_within=30"):
             require_feasible(HealingPolicy(), Ladder((rung("a"), rung("slow", settle=60))), budget, what="db")
+
+
+def test_a_budget_of_several_checks_is_judged_by_all_of_them(rung):
+    """
+    What one check alone could never use up, two of them can; checks without a ladder add nothing.
+    """
+    slow = (HealingPolicy(fall=1), Ladder((rung("a", cooldown=60),)))
+    idle = (HealingPolicy(), Ladder())
+    require_closable(Budget(20, per=600), [slow, slow, idle], what="the process")
+    require_closable(Budget(20, per=600), [idle], what="the process")
+    with pytest.raises(ConfigError, match=r"Budget\(20, per=600\) could never close for the process: .* 60 s apart"):
+        require_closable(Budget(20, per=600), [slow, idle], what="the process")
+    fast = (HealingPolicy(fall=1), Ladder((rung("a"),)))
+    require_closable(Budget(20, per=1), [slow, fast], what="the process")

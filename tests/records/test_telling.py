@@ -51,7 +51,7 @@ def test_an_incident_tells_what_was_done_and_what_came_of_it() -> None:
     The story has every action with its outcome, the proof, and the step back, timed from the first bad result.
     """
     (incident,) = World().story().incidents
-    assert tell(incident).splitlines() == [
+    assert [
         "db, incident 1: stale, healed in 5.0 s",
         "   +0.0 s  first bad result",
         "   +1.0 s  fault confirmed: stale: connection is lost",
@@ -66,7 +66,7 @@ def test_an_incident_tells_what_was_done_and_what_came_of_it() -> None:
         "  +35.0 s  divert is stepped down",
         "  +36.0 s  divert ended well after 1.00 s",
         "  +66.0 s  closed: healed",
-    ]
+    ] == tell(incident).splitlines()
 
 
 @pytest.mark.parametrize(

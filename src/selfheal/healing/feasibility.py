@@ -29,13 +29,10 @@ def require_feasible(policy: HealingPolicy, ladder: Climbable, budget: Budget | 
     """
     Refuse a budget that could never close, and a verification that could never succeed.
 
-    The shortest realistic time from one action to the next: nobody's action takes any time, the rung with the
-    least to wait for is run again and again, and each run is refuted by ``fall`` bad results in a row.
-
     Args:
         policy: Of the check.
         ladder: Of the check; an empty one spends nothing.
-        budget: That its actions are charged to, or `None`.
+        budget: That its actions alone are charged to, or `None`.
         what: Whose actions they are, for the message.
 
     Raises:
@@ -43,7 +40,28 @@ def require_feasible(policy: HealingPolicy, ladder: Climbable, budget: Budget | 
     """
     rungs = ladder.as_ladder().rungs
     require_provable(policy, rungs)
-    if budget is None or not rungs:
-        return
-    refuted = (policy.fall - 1) * policy.fast_interval
-    budget.require_closable(spacing=min(rung.cooldown + rung.settle for rung in rungs) + refuted, what=what)
+    if budget is not None and rungs:
+        budget.require_closable(spacing=_spacing(policy, rungs), what=what)
+
+
+def require_closable(budget: Budget, checks: Iterable[tuple[HealingPolicy, Climbable]], *, what: str) -> None:
+    """
+    Refuse a budget that all *checks* together could never close.
+
+    Raises:
+        ConfigError: If that is the case. Checks whose ladders are empty spend nothing; with no others all is well.
+    """
+    ladders = [(policy, ladder.as_ladder().rungs) for policy, ladder in checks]
+    spacings = [_spacing(policy, rungs) for policy, rungs in ladders if rungs]
+    if spacings and all(spacings):
+        budget.require_closable(spacing=1 / sum(1 / spacing for spacing in spacings), what=what)
+
+
+def _spacing(policy: HealingPolicy, rungs: Iterable[Rung]) -> float:
+    """
+    The shortest realistic time from one action to the next.
+
+    Nobody's action takes any time, the rung with the least to wait for is run again and again, and each run is
+    refuted by ``fall`` bad results in a row.
+    """
+    return min(rung.cooldown + rung.settle for rung in rungs) + (policy.fall - 1) * policy.fast_interval

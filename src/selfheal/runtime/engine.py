@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from selfheal import names
 from selfheal.errors import ConfigError, IllegalTransitionError, NotRunningError
-from selfheal.healing.feasibility import require_feasible
+from selfheal.healing.feasibility import require_closable
 from selfheal.runtime import fork, gating, pauses, roster
 from selfheal.runtime.driver import Driver
 from selfheal.runtime.hosts import Host, TrioHost, running_host
 from selfheal.runtime.listeners import Dispatcher, Listener
+from selfheal.runtime.settings import DEFAULT_BUDGET, Settings
 from selfheal.runtime.thread_host import ANSWER_WITHIN, LoopThread
 from selfheal.runtime.threads import InlineThreads, Threads
 from selfheal.runtime.watch import Pause
@@ -26,7 +27,6 @@ from selfheal.runtime.watch import Pause
 if TYPE_CHECKING:
     from selfheal.checks import HealthCheck
     from selfheal.clock import Clock
-    from selfheal.runtime.settings import Settings
 
 R = TypeVar("R")
 
@@ -204,9 +204,10 @@ class Engine:
         new = list(checks)
         together = roster.distinct((*self.checks.values(), *new))
         roster.require_acyclic(together)
-        for check in new:
-            what = f"the process, through check {check.name!r}"
-            require_feasible(check.policy, check.recovery, self.settings.budget, what=what)
+        # The default is a net below all checks that there may ever be; few or slow ones need not be able to reach it.
+        if self.settings.budget != DEFAULT_BUDGET:
+            spenders = [(check.policy, check.recovery) for check in together.values()]
+            require_closable(self.settings.budget, spenders, what="the process, through all its checks")
         for check in new:
             self.on_loop(functools.partial(self.driver.add, check))
         self.checks = together

@@ -5,7 +5,7 @@ What the front door was told, checked.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -15,6 +15,10 @@ from selfheal.model import Budget, at_least_one, not_negative, optional_seconds,
 
 if TYPE_CHECKING:
     import random as random_module
+
+
+#: What `selfheal.Healer` allows the whole process unless it is told otherwise.
+DEFAULT_BUDGET: Final = Budget(10, per=600)
 
 
 def _one_of(*choices: str) -> Callable[[object, attrs.Attribute[str], str], None]:
