@@ -4,6 +4,7 @@ The decision table of a pooled database, row by row, on a real PostgreSQL: told 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import socket
@@ -202,6 +203,34 @@ def test_a_busy_pool_is_slow_and_nothing_is_cut(
     world.call(SeverHung(pool, older_than=0.3).recover, context)
     assert [True, True] == [user.ended(within=5) for user in users]
     assert [None, None] == [user.error for user in users]
+
+
+def test_a_slow_reader_of_a_stream_is_no_hung_query(
+    world: Any, pool: Any, primary: Postgres, context: RecoveryContext
+) -> None:
+    """
+    A query whose answer has come and is read at leisure is left alone.
+    """
+    rows: list[Any] = []
+
+    async def aread() -> None:
+        async with pool.connection() as connection:
+            async for row in connection.cursor().stream("select generate_series(1, 3)"):
+                rows.append(row)
+                await asyncio.sleep(0.3)
+
+    def read() -> None:
+        with pool.connection() as connection:
+            for row in connection.cursor().stream("select generate_series(1, 3)"):
+                rows.append(row)
+                time.sleep(0.3)
+
+    user = world.start(world.call, aread if world.is_async else read)
+    time.sleep(0.5)
+    assert "healthy" == look(world, PoolHealth(pool, hung_after=0.2))
+    world.call(SeverHung(pool, older_than=0.2).recover, context)
+    assert user.ended(within=2)
+    assert (None, 3) == (user.error, len(rows))
 
 
 def test_callers_of_frozen_backends_are_stuck_until_they_are_severed(
