@@ -4,6 +4,7 @@ Rebuildable with plain functions.
 
 import datetime as dt
 import os
+import signal
 import threading
 
 import pytest
@@ -405,6 +406,28 @@ def test_a_rebuild_that_is_overtaken_by_close_leaks_nothing(maker):
     assert [1, 1] == [thing.closings for thing in maker.made]
 
 
+@pytest.mark.parametrize("is_before", [False, True])
+def test_a_rebuild_while_a_lease_is_taken_is_noticed(maker, things, is_before):
+    """
+    If the object is replaced while a lease is being taken, the lease is for the new one and the old one can go.
+    """
+
+    class Leases(list):
+        def append(self, lease):
+            if is_before:
+                things.rebuild()
+            super().append(lease)
+            if not is_before:
+                things.rebuild()
+
+    old = things.current
+    things._succession.in_service.leases = Leases()
+    with things.use() as leased:
+        assert 2 == leased.use()
+        assert old.closed.wait(5)
+    assert 0 == things.statistics().leases
+
+
 def test_a_lease_is_for_one_block(things):
     """
     Entering a lease that is in use is refused, and leaves its count right.
@@ -447,6 +470,7 @@ def test_a_forked_child_has_an_object_of_its_own(maker, things):
     things._succession._lock.acquire()  # as a thread that is interrupted by the fork would
     pid = os.fork()
     if not pid:
+        signal.alarm(10)
         try:
             child_ok = things.current is not parents and things.generation == 2 and not parents.closings
             things.rebuild()
