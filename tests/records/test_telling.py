@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfheal import Fault, HealingPolicy, HealthCheck, Incident, RecoveryAction, RecoveryContext, Unhealthy
+from selfheal import Fault, HealingPolicy, HealthCheck, Incident, RecoveryAction, RecoveryContext, Unhealthy, names
 from selfheal.model import Entry
 from selfheal.records import tell
 from selfheal.testing import Story, VirtualClock, simulate
@@ -55,9 +55,9 @@ def test_an_incident_tells_what_was_done_and_what_came_of_it() -> None:
         "db, incident 1: stale, healed in 5.0 s",
         "   +0.0 s  first bad result",
         "   +1.0 s  fault confirmed: stale: connection is lost",
-        "   +1.0 s  restart begins",
+        "   +1.0 s  restart begins, against stale",
         "   +4.0 s  restart failed after 3.00 s: OSError",
-        "   +4.0 s  divert begins",
+        "   +4.0 s  divert begins, against stale",
         "   +4.0 s  divert: goes to the other one",
         "   +4.0 s  divert ended well after 0.00 s",
         "   +4.0 s  divert stays in force until it is stepped down",
@@ -96,3 +96,13 @@ def test_open_cut_off_and_blocked_incidents_say_so(incident: Incident, said: str
     """
     assert said in tell(incident)
     assert "somebody" not in tell(incident)
+
+
+def test_words_of_others_stay_on_one_line() -> None:
+    """
+    A message with line breaks, as drivers write them, makes one line of the story.
+    """
+    fault = Fault("down", message="connection refused\n\tIs the server running?")
+    opened = Entry(1.0, names.INCIDENT_OPENED, {"kind": "down", "time_to_detect": 1.0, "manual": False})
+    incident = Incident(number=1, check="db", trigger=fault, began=0.0, opened=1.0, timeline=(opened,))
+    assert "   +1.0 s  fault confirmed: down: connection refused Is the server running?" == tell(incident).splitlines()[2]

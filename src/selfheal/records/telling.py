@@ -70,7 +70,8 @@ def _changed(fields: Mapping[str, Any]) -> str | None:
 def _started(fields: Mapping[str, Any]) -> str:
     if fields["revert"]:
         return f"{fields['action']} is stepped down"
-    return f"{fields['action']} begins{f', attempt {attempt}' if (attempt := fields['attempt']) > 1 else ''}"
+    attempt = f", attempt {fields['attempt']}" if fields["attempt"] > 1 else ""
+    return f"{fields['action']} begins, against {fields['kind']}{attempt}"
 
 
 def _finished(fields: Mapping[str, Any]) -> str:
