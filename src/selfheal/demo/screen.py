@@ -206,8 +206,9 @@ def _spark(requests: Sequence[Request], now: float, width: int) -> Text:
         cell = width - 1 - int((now - request.ended) / _CELL)
         if 0 <= cell < width:
             (good if request.error is None else bad)[cell] += 1
-    text = Text()
-    for ok, failed in zip(good, bad, strict=True):
+    first = next((cell for cell in range(width) if good[cell] or bad[cell]), width)
+    text = Text(" " * first)
+    for ok, failed in zip(good[first:], bad[first:], strict=True):
         if ok and failed:
             text.append("▅", "yellow")
         elif failed:

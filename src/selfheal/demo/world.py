@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
+import threading
 import time
 
 from collections.abc import Callable, Generator
@@ -194,8 +195,11 @@ def _freeze(world: World) -> Script:
 
 
 def _flood(world: World) -> Script:
-    for application in world.applications:
-        application.flood_log()
+    floods = [threading.Thread(target=application.flood_log) for application in world.applications]
+    for flood in floods:
+        flood.start()
+    for flood in floods:
+        flood.join()
     yield HOLD
 
 
