@@ -80,7 +80,8 @@ class Chronicle:
         """
         A gate is closed: written down when it differs from the one before.
         """
-        shown = (gate, until, rung, revert)
+        # When a condition is asked about again is no news: a diversion of some hours would fill the timeline with it.
+        shown = (gate, None if gate is Gate.PRECONDITION else until, rung, revert)
         if shown == self._shown:
             return
         self._shown = shown

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from selfheal.runtime.driver import Driver
     from selfheal.runtime.watch import Pause, Watch
 
+
 @attrs.frozen(kw_only=True)
 class Explanation:
     """
@@ -93,7 +94,8 @@ def consider(driver: Driver, watch: Watch, step: Recover | Revert, now: float) -
         return True
     if isinstance(step, Revert) and rung.revert_when is not None and not is_better(watch, now):
         if watch.better_asked == now:  # answered just now, and not good for long enough
-            watch.machine.blocked(Gate.PRECONDITION, until=now + watch.check.policy.interval, now=now)
+            reason = f"what {rung.name} names as revert_when has not been good for the whole probation"
+            watch.machine.blocked(Gate.PRECONDITION, until=now + watch.check.policy.interval, now=now, reason=reason)
             return True
         watch.asking = Question(driver, watch, rung.revert_when, now)
         watch.asking.launch()
