@@ -287,7 +287,9 @@ class Healer:
         self._require_running()
         self._engine.on_loop(lambda: self._engine.driver.check_now(name))
 
-    def pause(self, reason: str, *, resource: str | None = None, ttl: float | dt.timedelta | None = PAUSE_SECONDS) -> None:
+    def pause(
+        self, reason: str, *, resource: str | None = None, ttl: float | dt.timedelta | None = PAUSE_SECONDS
+    ) -> None:
         """
         Start no action and no revert; checks go on, and what runs is not cancelled.
 

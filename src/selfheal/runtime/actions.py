@@ -31,7 +31,19 @@ class ActionRun(Timed):
     that still runs keeps the resource busy until it ends.
     """
 
-    __slots__ = ("_driver", "_handle", "_leaf_ctx", "_plan", "_wake_at", "answered", "rung", "started", "step", "stopped", "watch")
+    __slots__ = (
+        "_driver",
+        "_handle",
+        "_leaf_ctx",
+        "_plan",
+        "_wake_at",
+        "answered",
+        "rung",
+        "started",
+        "step",
+        "stopped",
+        "watch",
+    )
 
     def __init__(self, driver: Driver, watch: Watch, step: Recover | Revert, rung: Rung, now: float) -> None:
         super().__init__()

@@ -78,9 +78,7 @@ class Closing(Timed):
             self._asked = True
             for run in tuple(driver.running):
                 run.give_up(Outcome.cancelled("closing"), "closing", now)
-        if driver.running:
-            self._wait_for(self._ask_at if not self._asked else self._end_at)
-        elif self._revert and self._step_down(now):
+        if driver.running or (self._revert and self._step_down(now)):
             self._wait_for(self._ask_at if not self._asked else self._end_at)
         elif now < self._probes_until and any(
             run.is_task for watch in driver.watches.values() for run in watch.abandoned

@@ -33,7 +33,7 @@ def guard(thing: Forked) -> None:
     """
     Have ``after_fork`` called on *thing* in every child process.
     """
-    global _installed  # noqa: PLW0603 - hooks of the process cannot be taken back
+    global _installed
     _guarded.add(thing)
     if not _installed and hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_in_child)

@@ -11,9 +11,9 @@ import contextvars
 import math
 import sys
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from selfheal.errors import NotRunningError
 from selfheal.runtime.leash import Tether, leash, park
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from selfheal.runtime.threads import Ended, Handle
 
 Start = Callable[[], Awaitable[object]]
+Coro = Coroutine[Any, Any, object]
 
 
 class Host(Protocol):
@@ -66,7 +67,7 @@ class Stopped(BaseException):
 async def _drive(fn: Start, tether: Tether) -> tuple[object, BaseException | None]:
     try:
         awaitable = fn()
-        coro = awaitable if isinstance(awaitable, CoroutineType) else _awaiting(awaitable)
+        coro = cast("Coro", awaitable) if isinstance(awaitable, CoroutineType) else _awaiting(awaitable)
         return await leash(coro, tether), None
     except BaseException as exc:  # noqa: BLE001 - handed over; a loop must never see it
         return None, exc
@@ -234,14 +235,16 @@ class TrioHost:
 
     async def _ring(self) -> None:
         # One task sleeps for all alarms; moving its deadline is cheaper than starting another.
-        while self._alarm is not None:
-            when, _ = self._alarm
-            with self._trio.CancelScope(deadline=self._deadline(when)) as self._scope:
+        while (alarm := self._alarm) is not None:
+            with self._trio.CancelScope(deadline=self._deadline(alarm[0])) as self._scope:
                 await self._trio.sleep_forever()
-            if self._alarm is not None:
-                fn = self._alarm[1]
-                self._alarm = (math.inf, fn)
-                fn()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._alarm is not None:
+            fn = self._alarm[1]
+            self._alarm = (math.inf, fn)
+            fn()
 
 
 class TrioHandle:
@@ -293,7 +296,7 @@ def running_host(clock: Clock) -> AsyncioHost | TrioHost:
         try:
             trio_module.lowlevel.current_task()
         except RuntimeError:
-            pass  # noqa: S110 - the question was whether; asyncio is asked next
+            pass
         else:
             return TrioHost(clock)
     if "asyncio" in sys.modules:
@@ -302,6 +305,6 @@ def running_host(clock: Clock) -> AsyncioHost | TrioHost:
         try:
             return AsyncioHost(asyncio.get_running_loop(), clock)
         except RuntimeError:
-            pass  # noqa: S110
+            pass
     msg = "no event loop of asyncio or trio runs here. In a sync program write `with Healer(...)`."
     raise NotRunningError(msg)

@@ -32,9 +32,7 @@ class Tether:
 
     __slots__ = ("_ending", "_on_passed", "_passed", "_warned", "dropped", "requested")
 
-    def __init__(
-        self, on_passed: Callable[[], None] | None = None, ending: Callable[[], bool] | None = None
-    ) -> None:
+    def __init__(self, on_passed: Callable[[], None] | None = None, ending: Callable[[], bool] | None = None) -> None:
         #: A cancellation of ours is on its way.
         self.requested = False
         #: Let go at the very next cancellation.
@@ -110,7 +108,7 @@ def park(thing: object) -> None:
     """
     Never free *thing*: a coroutine that swallows GeneratorExit too would spin when it is collected.
     """
-    global _keeper  # noqa: PLW0603 - one thread per process, made when first needed
+    global _keeper
     _parked.put(thing)
     with _keeper_lock:
         if _keeper is None or not _keeper.is_alive():  # also after a fork

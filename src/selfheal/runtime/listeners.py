@@ -127,7 +127,10 @@ class Dispatcher:
                 self._report(listener, event, exc)
 
     def _report(self, culprit: Listener, event: Event, error: Exception) -> None:
-        fields = {"listener": getattr(culprit, "__qualname__", type(culprit).__name__), "error_type": type(error).__name__}
+        fields = {
+            "listener": getattr(culprit, "__qualname__", type(culprit).__name__),
+            "error_type": type(error).__name__,
+        }
         report = Event(name=names.LISTENER_FAILED, at=event.at, fields=fields, error=error)
         for listener, events in self._listeners:
             if listener is culprit or (events is not None and report.name not in events):

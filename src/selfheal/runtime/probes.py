@@ -10,6 +10,7 @@ provable.
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 from collections.abc import Awaitable, Callable
@@ -40,9 +41,10 @@ def is_async_callable(fn: object) -> bool:
     """
     Whether calling *fn* gives a coroutine; looks through partials, methods and ``__call__``.
     """
-    while hasattr(fn, "func"):  # functools.partial
-        fn = fn.func
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))
+    while isinstance(fn, functools.partial):
+        fn = cast("functools.partial[object]", fn).func
+    call = inspect.getattr_static(type(fn), "__call__", None)
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
 
 
 class ProbeRun:

@@ -73,7 +73,9 @@ class LoopThread:
     def _run(self) -> None:
         import asyncio
 
-        new_loop: Callable[[], asyncio.AbstractEventLoop] = getattr(self._clock, "new_event_loop", asyncio.new_event_loop)
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = getattr(
+            self._clock, "new_event_loop", asyncio.new_event_loop
+        )
         self._loop = loop = new_loop()
         asyncio.set_event_loop(loop)
         loop.call_soon(self._ready.set)

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from selfheal.checks import HealthCheck
     from selfheal.healing import HealingStateMachine
     from selfheal.model import CheckResult, Fault, Incident
-    from selfheal.runtime.actions import ActionRun
     from selfheal.recovery import RecoveryAction
-    from selfheal.runtime.questions import Awaited, Question
+    from selfheal.runtime.actions import ActionRun
     from selfheal.runtime.probes import ProbeRun
+    from selfheal.runtime.questions import Awaited, Question
 
 
 @attrs.frozen
@@ -88,8 +88,8 @@ class Watch(Timed):
         "asking",
         "better_asked",
         "better_since",
-        "check",
         "charged",
+        "check",
         "due",
         "flaps",
         "fresh",
@@ -173,6 +173,4 @@ class Watch(Timed):
         """
         *incident* as the world knows it: the machine knows neither its own name nor wall time.
         """
-        return attrs.evolve(
-            incident, check=self.check.name, resource=self.resource.name, opened_wall=self.opened_wall
-        )
+        return attrs.evolve(incident, check=self.check.name, resource=self.resource.name, opened_wall=self.opened_wall)

@@ -15,7 +15,7 @@ import selectors
 import threading
 import types
 
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 
@@ -72,7 +72,7 @@ class VirtualClock:
         self._awaited: threading.Event | None = None
         self._idle = threading.Condition()
         self._at_horizon = False
-        self._wake: Callable[[], object] | None = None
+        self.wake: Callable[[], object] | None = None
         self._kernel = False
 
     def now(self) -> float:
@@ -111,7 +111,7 @@ class VirtualClock:
         self._time = max(self._time, when)
 
     @contextlib.contextmanager
-    def simulated(self) -> Iterator[None]:
+    def simulated(self) -> Generator[None, None, None]:
         """
         While it is entered, `sleep` waits in a simulation instead of an event loop.
         """
@@ -179,15 +179,15 @@ class VirtualClock:
             self._awaited = event
             self._horizon = math.inf if timeout is None else self._time + timeout
             self._at_horizon = False
-            if self._wake is not None:
-                self._wake()
+            if self.wake is not None:
+                self.wake()
             if not self._idle.wait_for(lambda: self._at_horizon or event.is_set(), HANG_AFTER):
                 msg = f"virtual time stands still at {self._time:g}: something blocks the healer's thread"
                 raise TimeoutError(msg)
             self._awaited = None
         return event.is_set()
 
-    def _step(self, timeout: float | None) -> bool:
+    def step(self, timeout: float | None) -> bool:
         """
         Nothing can run: move on to the next timer, *timeout* seconds away; whether time has moved.
         """
@@ -230,7 +230,7 @@ def _asyncio_loop(clock: VirtualClock) -> asyncio.AbstractEventLoop:
             ready = super().select(0)
             if ready or (timeout is not None and timeout <= 0):
                 return ready
-            return [] if clock._step(timeout) else super().select(None)
+            return [] if clock.step(timeout) else super().select(None)
 
     class Loop(asyncio.SelectorEventLoop):
         """
@@ -241,7 +241,7 @@ def _asyncio_loop(clock: VirtualClock) -> asyncio.AbstractEventLoop:
             return clock.now()
 
     loop = Loop(Selector())
-    clock._wake = lambda: loop.call_soon_threadsafe(lambda: None)
+    clock.wake = lambda: loop.call_soon_threadsafe(lambda: None)
     return loop
 
 
