@@ -70,7 +70,7 @@ def test_a_time_that_is_no_time_is_rejected(by_hand, rung, memory, now):
     def refuses(more):
         for call in (*always, *more):
             before = memory(hand.machine)
-            with pytest.raises(ConfigError, match="finite|started_at"):
+            with pytest.raises(ConfigError, match=r"finite|started_at"):
                 call(hand.machine)
             assert before == memory(hand.machine)
 

@@ -90,7 +90,7 @@ class HealingStateMachine(States):
         if self._seen_at == -INF:  # the first tick: there is nothing yet that could be stale
             self._seen_at = now
             self._stale_at = now + self._stale_after
-            self._grace_until = now + self._policy.startup_grace
+            self._grace_until = now + self._policy.startup_grace if self._policy.startup_grace else -INF
         self._pass_deadlines(now)
         step: Check | Recover | Revert | None = None
         if self._state is RECOVERING:
