@@ -105,4 +105,6 @@ def test_words_of_others_stay_on_one_line() -> None:
     fault = Fault("down", message="connection refused\n\tIs the server running?")
     opened = Entry(1.0, names.INCIDENT_OPENED, {"kind": "down", "time_to_detect": 1.0, "manual": False})
     incident = Incident(number=1, check="db", trigger=fault, began=0.0, opened=1.0, timeline=(opened,))
-    assert "   +1.0 s  fault confirmed: down: connection refused Is the server running?" == tell(incident).splitlines()[2]
+    assert (
+        "   +1.0 s  fault confirmed: down: connection refused Is the server running?" == tell(incident).splitlines()[2]
+    )
