@@ -1,0 +1,86 @@
+"""
+The examples, run as a reader runs them.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+
+#: What each one prints, in this order; all of it on lines of their own.
+PRINTED = {
+    "article.py": [
+        "payments crashes",
+        r"orders: idle  payments: detecting  stock: idle",
+        r"payments, incident 1: error, healed in \d\.\d s",
+        r".* restart: payments listens on port \d+ again",
+        r".* restart has helped: health is proved",
+        r".* closed: healed",
+        r"healing_total 1\.0",
+    ],
+    "sync_script.py": [
+        "an order: True",
+        "the server is gone, the log is full; an order: False",
+        r"the server is back; an order \d+\.\d s later: True",
+        r"orders_log, incident 1: full, healed in \d\.\d s",
+        r".* was rotated \(\d+ bytes\)",
+        r"orders_db, incident 1: down, healed in \d\.\d s",
+        r".* nothing is done now, gate precondition: no rung applies to the fault",
+        r".* kick_pool has helped: health is proved",
+        r".* closed: healed",
+        r"in the folder of the log: \.gz \.log",
+    ],
+    "asyncio_service.py": [
+        "a request got lost; that connection stays mute, only a new one works",
+        "a request: hello",
+        r"upstream_answers, incident 1: timeout, healed in \d\.\d s",
+        r".* rebuild: generation 2 of upstream is in service",
+        r".* closed: healed",
+    ],
+    "trio_service.py": [
+        r"fast: latency: p50 of the last 20 calls is [0-4]\.\d+ ms",
+        r"fast again: latency: p50 of the last 20 calls is [0-4]\.\d+ ms",
+        r"cache, incident 1: slow, healed in \d\.\d s",
+        r".* sweep_cache: 1000000 expired entries are gone",
+        r".* closed: healed",
+    ],
+    "held_action.py": [
+        "reads come from the primary",
+        "the primary is down; reads come from the standby",
+        "the primary is back; reads come from the primary",
+        r"reads, incident 1: error, healed in \d\.\d s",
+        r".* divert_reads stays in force until it is stepped down",
+        r".* gate precondition: what divert_reads names as revert_when has not been good for the whole probation",
+        r".* divert_reads: reads go to the primary",
+        r".* closed: healed",
+    ],
+}
+
+
+def test_every_example_is_run() -> None:
+    """
+    No example is left out here.
+    """
+    assert set(PRINTED) == {path.name for path in EXAMPLES.glob("*.py")}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_example_tells_how_it_was_healed(name: str) -> None:
+    """
+    It ends well within a minute, warns of nothing, and prints the incident's story.
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)], capture_output=True, text=True, timeout=60
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    lines = iter(done.stdout.splitlines())
+    # Each pattern is searched for from where the one before was found.
+    missing = [pattern for pattern in PRINTED[name] if not any(re.fullmatch(pattern, line) for line in lines)]
+    assert [] == missing, done.stdout
