@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from selfheal.errors import MissingExtraError
@@ -86,7 +86,7 @@ def _console(stream: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _terminating() -> Iterator[None]:
+def _terminating() -> Generator[None]:
     """
     Make SIGTERM and SIGHUP clean up as Ctrl-C does: the servers are children that would outlive this process.
     """
