@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from selfheal import names
 from selfheal.errors import ConfigError, IllegalTransitionError, NotRunningError
 from selfheal.healing.feasibility import require_closable
-from selfheal.runtime import fork, gating, pauses, roster
+from selfheal.resources.forks import keep_inherited, reset_in_children
+from selfheal.runtime import gating, pauses, roster
 from selfheal.runtime.driver import Driver
 from selfheal.runtime.hosts import Host, TrioHost, running_host
 from selfheal.runtime.listeners import Dispatcher, Listener
@@ -104,7 +105,7 @@ class Engine:
         """
         if self._thread is None:
             self._prepare()
-        fork.guard(self)
+        reset_in_children(self)
         self._on_start()
         self._host = host
         threads = InlineThreads(host.post) if self.clock.virtual else Threads(self.settings.max_threads, host.post)
@@ -176,12 +177,12 @@ class Engine:
         if failure is not None:
             raise failure
 
-    def after_fork(self) -> None:
+    def reset_after_fork(self) -> None:
         """
         Begin anew in a child process. Called by the interpreter.
         """
         was_running = self.running
-        fork.abandon(self.driver, self.dispatcher, self._thread, self._host)
+        keep_inherited((self.driver, self.dispatcher, self._thread, self._host))
         self._reset()
         if was_running and self.settings.after_fork == "start":
             self.start()
