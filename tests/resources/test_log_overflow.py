@@ -5,6 +5,7 @@ LogOverflow, with real files.
 import logging
 import logging.handlers
 import os
+import types
 
 import pytest
 
@@ -121,13 +122,16 @@ def test_too_little_free_space_is_full(handler):
         LogOverflow(handler, max_bytes=100, min_free_bytes=2**62)()
 
 
-def test_too_few_free_inodes_are_full(handler):
+@pytest.mark.parametrize(("inodes", "is_full"), [(1000, True), (0, False)])
+def test_too_few_free_inodes_are_full_unless_none_are_counted(handler, monkeypatch, inodes, is_full):
     """
-    A disk on which hardly a file can be made is full, unless it counts no inodes.
+    A disk on which hardly a file can be made is full; one that counts no inodes, as btrfs does not, is not.
     """
-    probe = LogOverflow(handler, max_bytes=100, min_free_bytes=0, min_free_inodes=2**62)
-    if os.statvfs(handler.baseFilename).f_files:
-        with pytest.raises(Unhealthy, match=r"^full: the disk of .* inodes free"):
+    disk = types.SimpleNamespace(f_bavail=2**40, f_frsize=1, f_files=inodes, f_favail=0)
+    monkeypatch.setattr(os, "statvfs", lambda path: disk)
+    probe = LogOverflow(handler, max_bytes=100)
+    if is_full:
+        with pytest.raises(Unhealthy, match=r"^full: the disk of .* has 0 inodes free, 256 are wanted"):
             probe()
     else:
         probe()

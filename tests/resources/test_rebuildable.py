@@ -18,7 +18,7 @@ from selfheal.resources.succession import HANGING_MAX
 @pytest.fixture
 def things(maker):
     rebuildable = Rebuildable(
-        maker.make, verify=maker.verify, close=lambda thing: thing.close(), name="things", grace=5, close_deadline=5
+        maker.make, verify=maker.verify, close=lambda thing: thing.close(), name="things", grace=30, close_deadline=5
     )
     yield rebuildable
     rebuildable.close()
