@@ -69,7 +69,7 @@ def build(action: RecoveryAction, monitor: Monitor) -> None:
 
 def mistakes() -> None:
     """What an editor underlines."""
-    health_check("db")  # type: ignore[call-overload, type-var, unused-ignore]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    health_check("db")  # type: ignore[call-overload, type-var, unused-ignore]  # pyright: ignore[reportArgumentType]
     health_check(intervall=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     HealthCheck(bare, "name")  # type: ignore[misc, call-arg, unused-ignore]  # pyright: ignore[reportCallIssue]
     HealthCheck(bare, recovery=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -163,5 +163,5 @@ def mistakes(plain: RecoveryAction) -> None:
     (plain >> plain).within(5)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     plain.retrying()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     plain.when({"stale"})  # type: ignore[call-arg, misc, unused-ignore]  # pyright: ignore[reportCallIssue]
-    recovery_action(compose)  # type: ignore[arg-type, call-overload, unused-ignore]  # pyright: ignore[reportCallIssue, reportArgumentType, reportUnknownVariableType]
-    recovery_action(nmae="x")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
+    recovery_action(compose)  # type: ignore[arg-type, call-overload, unused-ignore]  # pyright: ignore[reportArgumentType]
+    recovery_action(nmae="x")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
