@@ -39,7 +39,7 @@ class Service:
 
 
 class Healthy(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         self.send_response(204)
         self.end_headers()
 

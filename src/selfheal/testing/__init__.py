@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from selfheal.lazy import lazily
+
 
 if TYPE_CHECKING:
     from selfheal.testing.assertions import assert_healed, assert_stepped_down, assert_untouched
@@ -32,29 +34,13 @@ __all__ = [
     "states",
 ]
 
-_HOME = {
-    "Even": "clock",
-    "FaultProxy": "faults",
-    "Flaky": "faults",
-    "Postgres": "servers",
-    "Story": "simulator",
-    "VirtualClock": "clock",
-    "assert_healed": "assertions",
-    "assert_stepped_down": "assertions",
-    "assert_untouched": "assertions",
-    "simulate": "simulator",
-    "states": "simulator",
-}
-
-
-def __getattr__(name: str) -> object:
-    # The simulator and the servers bring rooms along that a test of a single action does not need.
-    room = _HOME.get(name)
-    if room is None:
-        msg = f"module 'selfheal.testing' has no attribute {name!r}"
-        raise AttributeError(msg)
-    from importlib import import_module
-
-    value = getattr(import_module(f"selfheal.testing.{room}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(  # the simulator and the servers bring along what a test of a single action does not need
+    __name__,
+    {
+        "selfheal.testing.assertions": ("assert_healed", "assert_stepped_down", "assert_untouched"),
+        "selfheal.testing.clock": ("Even", "VirtualClock"),
+        "selfheal.testing.faults": ("FaultProxy", "Flaky"),
+        "selfheal.testing.servers": ("Postgres",),
+        "selfheal.testing.simulator": ("Story", "simulate", "states"),
+    },
+)

@@ -16,7 +16,7 @@ import threading
 import types
 
 from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 
 if TYPE_CHECKING:
@@ -136,11 +136,12 @@ class VirtualClock:
             fn: The function.
             args: Its arguments.
             backend: The event loop.
+
+        Raises:
+            RuntimeError: If it waits for something that can never come.
         """
         if backend == "trio":
-            import trio
-
-            return trio.run(fn, *args, clock=_trio_clock(self))
+            return _trio_run(self, fn, *args)
         import asyncio
 
         self._horizon = math.inf
@@ -200,13 +201,16 @@ class VirtualClock:
                 return True
             if self._horizon == math.inf:
                 if self._awaited is None:
-                    msg = f"would wait for ever at {self._time:g}: nothing is scheduled"
-                    raise RuntimeError(msg)
+                    raise RuntimeError(_would_hang(self))
             else:
                 self._time = max(self._time, self._horizon)
             self._at_horizon = True
             self._idle.notify_all()
             return False
+
+
+def _would_hang(clock: VirtualClock) -> str:
+    return f"would wait for ever at {clock.now():g}: nothing is scheduled"
 
 
 async def _as_coroutine(fn: Callable[..., Awaitable[R]], *args: object) -> R:
@@ -245,13 +249,30 @@ def _asyncio_loop(clock: VirtualClock) -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _trio_clock(clock: VirtualClock) -> trio.abc.Clock:
+def _trio_run(clock: VirtualClock, fn: Callable[..., Awaitable[R]], *args: object) -> R:
     import trio
 
-    class TrioClock(trio.abc.Clock):
+    virtual = _trio_clock(clock)
+
+    async def main() -> R:
+        with virtual.scope:
+            return await fn(*args)
+        raise RuntimeError(_would_hang(clock))
+
+    return trio.run(main, clock=virtual, instruments=[virtual])
+
+
+def _trio_clock(clock: VirtualClock) -> Any:
+    import trio
+
+    class TrioClock(trio.abc.Clock, trio.abc.Instrument):
         """
         A trio clock in virtual time: asked how long to sleep, it jumps there instead.
         """
+
+        def __init__(self) -> None:
+            self.scope = trio.CancelScope()
+            self._polled = False
 
         def start_clock(self) -> None:
             """
@@ -261,10 +282,18 @@ def _trio_clock(clock: VirtualClock) -> trio.abc.Clock:
         def current_time(self) -> float:
             return clock.now()
 
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self._polled = False
+
         def deadline_to_sleep_time(self, deadline: float) -> float:
-            if deadline == math.inf:
-                return math.inf
-            clock.move_to(deadline)
+            if not self._polled:  # what is ready already comes first
+                self._polled = True
+            elif deadline < math.inf:
+                clock.move_to(deadline)
+            elif not self.scope.cancel_called:
+                self.scope.cancel()
+            else:
+                raise RuntimeError(_would_hang(clock))
             return 0.0
 
     return TrioClock()
