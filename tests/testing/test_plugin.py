@@ -7,6 +7,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from typing import Any
+
 import pytest
 
 from selfheal import HealingPolicy, HealthCheck, RecoveryAction, RecoveryContext, Unhealthy
@@ -126,7 +128,7 @@ def test_a_healed_story_passes() -> None:
         (story_of(takes=30, until=500), {"within": 4}, "not within 4 s"),
     ],
 )
-def test_a_story_that_went_otherwise_fails_and_is_told(story: Story, options: dict[str, object], said: str) -> None:
+def test_a_story_that_went_otherwise_fails_and_is_told(story: Story, options: dict[str, Any], said: str) -> None:
     """
     Each failure says in its first line what was not so, and tells the incidents below it.
     """
@@ -172,5 +174,5 @@ def test_a_mistyped_name_is_no_proof(claim: object) -> None:
     A check that is not in the story fails the assertion and names those that are.
     """
     assert callable(claim)
-    with pytest.raises(AssertionError, match="no check is called 'bd'. There are: db, other."):
+    with pytest.raises(AssertionError, match=r"no check is called 'bd'\. There are: db, other\."):
         claim(story_of(), "bd")
