@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 import threading
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, overload
 
 from selfheal.errors import ConfigError, IllegalTransitionError
 from selfheal.model.settings import require_name, seconds
@@ -135,12 +135,35 @@ class Rebuildable(Generic[T]):
     .. versionadded:: 26.1.0
     """
 
+    # Overloaded, and *close* and *verify* open to any callable: else a generic pool's own methods would not fit.
+    @overload
     def __init__(
         self,
-        factory: Callable[[], Awaitable[T]] | Callable[[], T],
+        factory: Callable[[], Coroutine[Any, Any, T]],
         *,
-        close: Callable[[T], object],
-        verify: Callable[[T], object] | None = None,
+        close: Callable[..., object],
+        verify: Callable[..., object] | None = ...,
+        name: str = ...,
+        grace: float | dt.timedelta = ...,
+        close_deadline: float | dt.timedelta = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        factory: Callable[[], T],
+        *,
+        close: Callable[..., object],
+        verify: Callable[..., object] | None = ...,
+        name: str = ...,
+        grace: float | dt.timedelta = ...,
+        close_deadline: float | dt.timedelta = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        factory: Callable[[], Coroutine[Any, Any, T]] | Callable[[], T],
+        *,
+        close: Callable[..., object],
+        verify: Callable[..., object] | None = None,
         name: str = "rebuildable",
         grace: float | dt.timedelta = 10.0,
         close_deadline: float | dt.timedelta = 5.0,
@@ -149,13 +172,15 @@ class Rebuildable(Generic[T]):
         for what, part in {"factory": factory, "close": close, "verify": verify or close}.items():
             _require_function(f"{name}: {what}", part)
         self._is_async = any(map(is_async, (factory, close, verify)))
-        self._retirement = Retirement(
+        self._retirement: Retirement[T] = Retirement(
             close,
             name=name,
             grace=_time("grace", grace),
             close_deadline=_time("close_deadline", close_deadline),
         )
-        self._succession = Succession(factory, verify, self._retirement, is_async=self._is_async, name=name)
+        self._succession: Succession[T] = Succession(
+            factory, verify, self._retirement, is_async=self._is_async, name=name
+        )
         reset_in_children(self)
 
     # -- using it -------------------------------------------------------------
