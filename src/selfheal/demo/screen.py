@@ -25,7 +25,7 @@ _STYLES: Final = {WITH: "green", WITHOUT: "magenta", "selfheal": "cyan"}
 _CELL: Final = 0.5  # seconds
 _LEGEND: Final = "a cell is half a second: █ all well  ▅ some fail  ▂ all fail  · nothing ends"
 #: Columns before the sentence of a line.
-_INDENT: Final = 25
+_INDENT: Final = 26
 
 
 class Result(NamedTuple):
@@ -102,7 +102,7 @@ class Screen:
         first, *rest = textwrap.wrap(what, self._console.width - _INDENT - 1) or [""]
         self._console.print(
             Text.assemble(
-                (f"{f'{seconds:+.1f} s':>9}  ", "dim"), (f"{who:<14}", _STYLES.get(who, "bold")), (first, style)
+                (f"{f'{seconds:+.1f} s':>9}  ", "dim"), (f"{who:<15}", _STYLES.get(who, "bold")), (first, style)
             )
         )
         for line in rest:
