@@ -1,7 +1,7 @@
 """
 Every Python block of the pages and of the README runs, in order, in one namespace a page.
 
-A block of ``text`` is what was printed since the last one; numbers may differ, for times are real.
+A block of ``text`` is what was printed since the last one; seconds may differ, for times are real.
 A block that needs a database says ``DSN = postgres()`` in an invisible block
 (an HTML comment ``invisible-code-block: python``) before it.
 """
@@ -44,11 +44,11 @@ def _compare(example: Example) -> str | None:
     printed = example.namespace["printed"]
     was, shown = "\n".join(printed), str(example.parsed).rstrip("\n")
     printed.clear()
-    return None if _without_numbers(shown) == _without_numbers(was) else f"shown:\n{shown}\n\nprinted:\n{was}"
+    return None if _without_seconds(shown) == _without_seconds(was) else f"shown:\n{shown}\n\nprinted:\n{was}"
 
 
-def _without_numbers(text: str) -> list[str]:
-    return [re.sub(r"\d+(\.\d+)?", "0", line).strip() for line in text.splitlines()]
+def _without_seconds(text: str) -> list[str]:
+    return [re.sub(r"[+]?\d+\.\d+ s\b", "0 s", line).strip() for line in text.splitlines()]
 
 
 class Pages:
