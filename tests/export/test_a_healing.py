@@ -170,10 +170,10 @@ def test_the_log_tells_the_story(world, caplog):
 
 def test_error_texts_are_logged_when_asked_for(world, caplog):
     """
-    Healer(log_errors=True) lets the text of a probe's exception through its redact into the log.
+    Healer(log_errors=True) lets the texts of a probe's and of an action's exception through its redact into the log.
     """
     caplog.set_level(logging.DEBUG, "selfheal")
     world.live(35, log_errors=True, redact=lambda text: text.replace("s3cret", "***"))
     texts = {getattr(record, "selfheal_error", None) for record in caplog.records}
 
-    assert {None, "[Errno 104] ***"} == texts
+    assert {None, "[Errno 104] ***", "***"} == texts

@@ -10,8 +10,8 @@ from selfheal.lazy import lazily
 
 
 if TYPE_CHECKING:
-    from selfheal.model.kinds import FAULT_KINDS
     from selfheal.model.health import Assessment, CheckResult, Fault, HealthStatus, Monitor, combine
+    from selfheal.model.kinds import FAULT_KINDS
     from selfheal.model.ladder import Blast, Climbable, Ladder, RecoveryContext, Rung, applies_to_all
     from selfheal.model.policy import Budget, HealingPolicy
     from selfheal.model.records import TIMELINE_LIMIT, Entry, Event, Field, Incident, IncidentResult, Journal

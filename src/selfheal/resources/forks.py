@@ -48,5 +48,11 @@ def keep_inherited(value: object) -> None:
 
 
 def _reset() -> None:
+    errors: list[Exception] = []
     for thing in tuple(_all[0]):
-        thing.reset_after_fork()
+        try:
+            thing.reset_after_fork()
+        except Exception as exc:  # noqa: BLE001 - one that fails must not leave the others with their parent's state
+            errors.append(exc)
+    if errors:
+        raise errors[0]  # the interpreter reports it

@@ -181,7 +181,7 @@ class Engine:
         """
         Begin anew in a child process. Called by the interpreter.
         """
-        was_running = self.running
+        was_running = self.running and not self.clock.virtual  # a simulation ends without being left
         keep_inherited((self.driver, self.dispatcher, self._thread, self._host))
         self._reset()
         if was_running and self.settings.after_fork == "start":
