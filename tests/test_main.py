@@ -57,8 +57,8 @@ def demo(monkeypatch):
     module.calls = []
     module.ending = 0
 
-    def run(*, json):
-        module.calls.append(json)
+    def run(*, json, quick):
+        module.calls.append((json, quick))
         if isinstance(module.ending, Exception):
             raise module.ending
         return module.ending
@@ -68,15 +68,18 @@ def demo(monkeypatch):
     return module
 
 
-@pytest.mark.parametrize(("arguments", "json"), [(["demo"], False), (["demo", "--json"], True)])
+@pytest.mark.parametrize(
+    ("arguments", "called"),
+    [(["demo"], (False, False)), (["demo", "--json"], (True, False)), (["demo", "--quick"], (False, True))],
+)
 @pytest.mark.parametrize("ending", [0, 1])
-def test_demo_ends_with_the_status_of_the_demonstration(demo, arguments, json, ending):
+def test_demo_ends_with_the_status_of_the_demonstration(demo, arguments, called, ending):
     """
     What the demonstration says is what the process ends with.
     """
     demo.ending = ending
 
-    assert (ending, [json]) == (main(arguments), demo.calls)
+    assert (ending, [called]) == (main(arguments), demo.calls)
 
 
 def test_a_missing_extra_is_one_line(demo, capsys):
