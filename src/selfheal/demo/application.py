@@ -114,9 +114,10 @@ class Application:
                 address, kwargs=settings, min_size=POOL_SIZE, max_size=POOL_SIZE, timeout=PATIENCE, open=True
             )
 
-        self._pool: Rebuildable[ConnectionPool[Any]] = Rebuildable(
-            connect, close=lambda pool: pool.close(timeout=1), name="orders_db", grace=2, close_deadline=2
-        )
+        def close(pool: ConnectionPool[Any]) -> None:
+            pool.close(timeout=1)
+
+        self._pool = Rebuildable(connect, close=close, name="orders_db", grace=2, close_deadline=2)
         self._healer = None if listener is None else self._make_healer(listener)
         self._stopping = threading.Event()
         self._workers = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(WORKERS)]
