@@ -377,6 +377,18 @@ def test_a_closed_gate_is_written_down_when_it_is_news(by_hand, rung):
     assert 1 == len(blocked(Gate.BUSY, 200.0))
 
 
+def test_a_closed_gate_is_news_in_the_next_incident(by_hand, rung):
+    """
+    The gate that was closed in the last incident is written down again in the next, though nothing was done between.
+    """
+    hand = by_hand(rung("a"))
+    for _ in range(2):
+        hand.falls()
+        restored_by_itself(hand, Gate.PAUSED)
+        assert 1 == len(hand.entries(names.ACTION_BLOCKED))
+        hand.survives()
+
+
 def test_entries_are_drained_once(by_hand, rung):
     """
     `entries` gives each entry once, the driver's own included.
