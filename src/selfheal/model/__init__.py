@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from selfheal.model.policy import Budget, HealingPolicy
     from selfheal.model.records import TIMELINE_LIMIT, Entry, Event, Field, Incident, IncidentResult, Journal
     from selfheal.model.rings import INCIDENTS_KEPT, RESULTS_KEPT, IncidentRing, PastResult, ResultRing
-    from selfheal.model.settings import (
-        at_least_one,
-        not_negative,
-        optional_seconds,
-        positive,
-        require,
-        require_name,
-        seconds,
-        share,
-    )
     from selfheal.model.steps import Check, Gate, HealingState, Outcome, Recover, Revert, Verdict, Wait
 
 
@@ -64,15 +54,7 @@ __all__ = [
     "Verdict",
     "Wait",
     "applies_to_all",
-    "at_least_one",
     "combine",
-    "not_negative",
-    "optional_seconds",
-    "positive",
-    "require",
-    "require_name",
-    "seconds",
-    "share",
 ]
 
 __getattr__ = lazily(
@@ -114,16 +96,6 @@ __getattr__ = lazily(
             "IncidentRing",
             "PastResult",
             "ResultRing",
-        ),
-        "selfheal.model.settings": (
-            "at_least_one",
-            "not_negative",
-            "optional_seconds",
-            "positive",
-            "require",
-            "require_name",
-            "seconds",
-            "share",
         ),
         "selfheal.model.steps": (
             "Check",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from selfheal.errors import ConfigError
-from selfheal.model import Budget, at_least_one, not_negative, optional_seconds, require, seconds
+from selfheal.model import Budget
+from selfheal.model.settings import at_least_one, not_negative, optional_seconds, require, seconds
 
 
 if TYPE_CHECKING:
