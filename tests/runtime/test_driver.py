@@ -686,3 +686,27 @@ def test_a_probe_that_answers_nonsense_is_reported_and_never_healed():
     assert {"nonsense": "probe_error", "mistake": "probe_error", "nan": None, "fine": None} == kinds
     assert [] == story.actions()
     assert 13 == len(healthy.runs)
+
+
+def test_a_two_hour_outage_ends_healed():
+    """
+    While the other side is down no rung applies and nothing is used up; when it is back, the first action heals.
+    """
+    clock = VirtualClock()
+    kicked = []
+
+    @recovery_action
+    async def kick(ctx) -> None:
+        kicked.append(clock.now())
+
+    async def pool() -> None:
+        if 10 <= clock.now() < 7210:
+            raise Unhealthy("down")
+        if clock.now() >= 7210 and not kicked:
+            raise Unhealthy("backoff")
+
+    check = HealthCheck(pool, name="db", policy=policy(), recovery=kick.when(kinds={"stale", "backoff"}))
+    story = simulate([check], until=7400, clock=clock)
+
+    assert [7210.0] == kicked
+    assert ["healed"] == [incident.result.value for incident in story.incidents]
