@@ -105,12 +105,15 @@ class Hand:
 
     def survives(self) -> None:
         """Health holds until the machine is idle again."""
+        step = self.tick()
         while self.machine.state is not HealingState.IDLE:
-            if isinstance(self.ask(), Revert):
+            if isinstance(step, Wait):
+                self.now = step.until
+            elif isinstance(step, Revert):
                 self.ends()
             else:
                 self.good()
-            self.tick()
+            step = self.tick()
 
     def moves(self) -> list[tuple[str, str]]:
         """The changes of state since `moves` or `events` was called last."""

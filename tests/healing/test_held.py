@@ -194,14 +194,12 @@ def test_a_revert_without_probation_is_not_tried_again_at_once(by_hand, rung):
     """
     With `probation=0` a failed revert still waits.
     """
-    hand = by_hand(rung("divert", held=True), probation=0, interval=2, fast_interval=1)
+    hand = by_hand(rung("divert", held=True), probation=0, rise=1)
     hand.falls()
     hand.heals()
     to_revert(hand)
-    failed = hand.now
     hand.fails(took=0.0)
-    to_revert(hand)
-    assert hand.now >= failed + 2
+    assert 2 * hand.policy.fast_interval == to_revert(hand)
 
 
 def test_a_cancelled_revert_is_asked_for_again(diverted):
@@ -296,6 +294,7 @@ def test_a_fault_after_probation_is_no_relapse(diverted, rung):
     assert 2 == hand.machine.incident.actions
     hand.falls()
     assert RECOVERING is hand.machine.state
+    assert 1 == len(hand.entries(names.HEALING_REFUTED))
 
 
 def test_a_fault_within_probation_with_something_held_is_a_relapse(diverted, rung):

@@ -205,6 +205,7 @@ def test_closing_aborts_the_open_incident(by_hand, rung):
         hand.good()
     hand.entries("")
     hand.machine.close("the healer stops", now=hand.now)
+    assert not isinstance(hand.machine.tick(now=hand.now), Revert)
     incident = hand.machine.last_incident
     assert (IncidentResult.ABORTED, hand.now) == (incident.result, incident.ended)
     assert (IDLE, None, (0,)) == (hand.machine.state, hand.machine.incident, hand.machine.held)

@@ -538,6 +538,18 @@ def test_a_healthy_check_wakes_up_to_find_itself_stale(by_hand):
     assert UNKNOWN is hand.machine.status
 
 
+def test_a_calm_check_wakes_up_to_find_itself_stale(by_hand):
+    """
+    The short cut for healthy results also waits for `stale_after` if that comes before the next check.
+    """
+    hand = by_hand(interval=10, stale_after=4)
+    hand.good()
+    hand.now = 1.0
+    hand.machine.check_now(now=1.0)
+    hand.good()
+    assert Wait(until=5.0) == hand.tick()
+
+
 def test_staleness_drops_the_streak(by_hand, rung):
     """
     A good result from before the silence does not add up with one after it.
@@ -817,6 +829,17 @@ def test_due_times_that_fall_into_a_run_are_skipped(by_hand, took, due, first):
     result = CheckResult.healthy(started_at=0.0) if first == "good" else CheckResult.unhealthy("x", started_at=0.0)
     hand.machine.checked(result, now=took)
     assert Wait(until=due) == hand.machine.tick(now=took)
+
+
+def test_due_times_are_skipped_by_a_calm_check_too(by_hand):
+    """
+    The short cut for healthy results knows the rule as well: a run that ends at a due time skips it.
+    """
+    hand = by_hand(interval=10)
+    hand.good()
+    hand.ask()
+    hand.machine.checked(CheckResult.healthy(started_at=10.0), now=20.0)
+    assert Wait(until=30.0) == hand.machine.tick(now=20.0)
 
 
 def test_it_looks_more_often_while_something_is_wrong(by_hand, rung):

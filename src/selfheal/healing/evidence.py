@@ -64,9 +64,9 @@ class Evidence:
     @property
     def refuted(self) -> bool:
         """
-        Whether the last ``fall`` results are bad, or the last one was fatal.
+        Whether the last ``fall`` results are bad, or the last bad one was fatal.
         """
-        return self.bad >= self._fall or (self.bad > 0 and self.fault is not None and self.fault.fatal)
+        return self.bad >= self._fall or (self.fault is not None and self.fault.fatal)
 
     def empty(self) -> None:
         """
