@@ -1,5 +1,5 @@
 """
-A sync script with a PostgreSQL pool and a log file. The server goes away for three seconds, and the log overflows.
+A sync script with a PostgreSQL pool and a log file. The server goes away for four seconds, and the log overflows.
 
     pip install 'selfheal-core[demo]'        # brings a PostgreSQL of its own
     python examples/sync_script.py
@@ -62,7 +62,7 @@ def run(server: Postgres, folder: pathlib.Path) -> None:
         server.stop("immediate")
         log.error("x" * 2 * MEGABYTE)
         print("the server is gone, the log is full; an order:", order())
-        time.sleep(3)
+        time.sleep(4)  # psycopg_pool tries again after 1, 3 and 7 s, give or take a tenth
         server.start()
         returned = time.monotonic()
         while not order():
