@@ -7,15 +7,13 @@ driver. It decides nothing.
 
 from __future__ import annotations
 
-import threading
-
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from selfheal.checks import resolve
 from selfheal.clock import SystemClock
-from selfheal.errors import ConfigError, IllegalTransitionError, NotRunningError, UnknownCheckError
+from selfheal.errors import ConfigError
 from selfheal.model.policy import Budget
 from selfheal.model.settings import seconds
 
@@ -89,7 +87,7 @@ class Healer:
         after_fork: Literal["warn", "start"] = "warn",
     ) -> None:
         # Here, so that whoever only names the Healer does not pay for the rooms that wait.
-        from selfheal.runtime.engine import Engine
+        from selfheal.runtime.desk import Desk
         from selfheal.runtime.settings import Settings
 
         settings = Settings(
@@ -108,7 +106,7 @@ class Healer:
         self.log_errors = log_errors
         self.redact = redact
         self._registry = registry
-        self._engine = Engine(settings, SystemClock() if clock is None else clock, on_start=self._attach_exporters)
+        self._engine = Desk(settings, SystemClock() if clock is None else clock, on_start=self._attach_exporters)
         self._engine.admit(resolve(check) for check in checks)
         if journal is not None:
             self._engine.listen(journal.write, None)
@@ -176,7 +174,7 @@ class Healer:
             revert: Step held changes down first, as far as the grace goes.
 
         Raises:
-            IllegalTransitionError: If it runs inside your own loop: await `astop` there.
+            IllegalTransitionError: If it runs inside your own loop: await `astop` there. Or on its own thread.
         """
         self._engine.stop(revert=revert)
 
@@ -210,7 +208,6 @@ class Healer:
             UnknownCheckError: If there is none of this name.
             ConfigError: If another check depends on it.
         """
-        self._check(name)
         self._engine.dismiss(name)
 
     def status(self) -> Mapping[str, CheckStatus]:
@@ -226,7 +223,6 @@ class Healer:
         Raises:
             UnknownCheckError: If there is none of this name.
         """
-        self._check(name)
         return self._engine.explain(name)
 
     def incidents(self) -> tuple[Incident, ...]:
@@ -250,6 +246,13 @@ class Healer:
         return self._engine.dispatcher.dropped
 
     @property
+    def step_errors(self) -> int:
+        """
+        Exceptions of monitors and predicates, which must not raise, and of selfheal itself. None of them stops a check.
+        """
+        return self._engine.driver.reporter.failures
+
+    @property
     def listener_errors(self) -> int:
         """
         Exceptions of listeners.
@@ -271,9 +274,7 @@ class Healer:
             IllegalTransitionError: If it is being healed already.
             NotRunningError: If the healer does not run.
         """
-        self._check(name)
-        self._require_running()
-        return self._engine.on_loop(lambda: self._engine.driver.heal(name))
+        return self._engine.heal(name)
 
     def check_now(self, name: str) -> None:
         """
@@ -283,9 +284,7 @@ class Healer:
             UnknownCheckError: If there is none of this name.
             NotRunningError: If the healer does not run.
         """
-        self._check(name)
-        self._require_running()
-        self._engine.on_loop(lambda: self._engine.driver.check_now(name))
+        self._engine.check_now(name)
 
     def pause(
         self, reason: str, *, resource: str | None = None, ttl: float | dt.timedelta | None = PAUSE_SECONDS
@@ -305,7 +304,6 @@ class Healer:
         if not reason:
             msg = "a pause needs a reason: somebody will find it at 3 a.m. and wonder."
             raise ConfigError(msg)
-        self._resource(resource)
         self._engine.pause(reason, resource, None if ttl is None else seconds(ttl))
 
     def resume(self, *, resource: str | None = None, reason: str = "resumed") -> None:
@@ -315,7 +313,6 @@ class Healer:
         Raises:
             UnknownCheckError: If there is no such resource.
         """
-        self._resource(resource)
         self._engine.resume(reason, resource)
 
     def on_event(self, listener: Listener, *, events: Collection[str] | None = None) -> Callable[[], None]:
@@ -349,50 +346,14 @@ class Healer:
             Whether it is.
 
         Raises:
-            UnknownCheckError: If there is none of this name.
-            NotRunningError: If the healer does not run.
+            UnknownCheckError: If there is none of this name, or none any more.
+            NotRunningError: If the healer does not run, or is stopped meanwhile.
             IllegalTransitionError: On the loop's own thread: await `await_healthy` there.
         """
-        self._check(name)
-        self._require_running()
-        if self._engine.here:
-            msg = "wait_healthy would block the event loop it waits for. Use: await healer.await_healthy(...)"
-            raise IllegalTransitionError(msg)
-        reached = threading.Event()
-        cancel = self._engine.on_loop(lambda: self._engine.driver.when_healthy(name, reached.set))
-        try:
-            return self._engine.wait(reached, None if timeout is None else seconds(timeout))
-        finally:
-            self._engine.on_loop(cancel)
+        return self._engine.wait_healthy(name, None if timeout is None else seconds(timeout))
 
     async def await_healthy(self, name: str, *, timeout: float | dt.timedelta | None = None) -> bool:
         """
-        As `wait_healthy`, without blocking the loop.
+        As `wait_healthy`, without blocking the loop; in any event loop.
         """
-        self._check(name)
-        self._require_running()
-        import anyio
-
-        reached = anyio.Event()
-        cancel = self._engine.driver.when_healthy(name, reached.set)
-        try:
-            with anyio.move_on_after(None if timeout is None else seconds(timeout)):
-                await reached.wait()
-        finally:
-            cancel()
-        return reached.is_set()
-
-    def _check(self, name: str) -> None:
-        if name not in self._engine.checks:
-            msg = f"no check is called {name!r}. There are: {', '.join(self._engine.checks) or 'none'}."
-            raise UnknownCheckError(msg)
-
-    def _resource(self, name: str | None) -> None:
-        if name is not None and name not in self._engine.driver.resources:
-            msg = f"no resource is called {name!r}. There are: {', '.join(self._engine.driver.resources) or 'none'}."
-            raise UnknownCheckError(msg)
-
-    def _require_running(self) -> None:
-        if not self._engine.running:
-            msg = "the healer does not run. Enter it first: with Healer([...]) as healer."
-            raise NotRunningError(msg)
+        return await self._engine.await_healthy(name, None if timeout is None else seconds(timeout))

@@ -49,6 +49,7 @@ EVIDENCE_DISCARDED: Final = "selfheal.evidence.discarded"
 RESOURCE_PAUSED: Final = "selfheal.resource.paused"
 RESOURCE_RESUMED: Final = "selfheal.resource.resumed"
 LISTENER_FAILED: Final = "selfheal.listener.failed"
+STEP_FAILED: Final = "selfheal.step.failed"
 
 EVENTS: Final[dict[str, EventName]] = {
     HEALER_STARTED: EventName(_INFO, ("checks", "mode"), "The healer runs."),
@@ -85,6 +86,9 @@ EVENTS: Final[dict[str, EventName]] = {
     RESOURCE_PAUSED: EventName(_WARNING, ("reason", "until"), "Actions are paused."),
     RESOURCE_RESUMED: EventName(_INFO, ("reason",), "Actions are allowed again."),
     LISTENER_FAILED: EventName(_ERROR, ("listener", "error_type"), "A listener raised; nothing else changed."),
+    STEP_FAILED: EventName(
+        _ERROR, ("step", "error_type"), "What must not raise has: a monitor, a predicate, selfheal itself. It goes on."
+    ),
 }
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, cast
 
 from selfheal.errors import CancelledRecoveryError, Escalate
 from selfheal.model import Outcome
-from selfheal.recovery.plan import Pause, Run
+from selfheal.recovery.plan import Pause, Plan, Run
+from selfheal.runtime.leash import let_go_of
 from selfheal.runtime.schedule import Timed
 
 
 if TYPE_CHECKING:
     from selfheal.model import Recover, RecoveryContext, Revert, Rung
-    from selfheal.recovery.plan import Plan
     from selfheal.runtime.driver import Driver
     from selfheal.runtime.threads import Handle
     from selfheal.runtime.watch import Watch
@@ -96,30 +96,30 @@ class ActionRun(Timed):
         if handle is not None:
             handle.cancel()
 
-    def drop(self) -> None:
-        """
-        Stop waiting for its code altogether.
-        """
-        if self._handle is not None:
-            self._handle.drop()
-
     def _advance(self, sent: Outcome | None) -> None:
         driver = self._driver
         now = driver.clock.now()
-        try:
-            instruction = self._plan.send(sent)
-        except StopIteration as stop:
-            self._answer(cast("Outcome", stop.value), now)
-            return
-        except Exception as exc:  # noqa: BLE001 - a strategy of the user's inside the plan
-            self._answer(Outcome.failed(exc), now)
-            return
-        match instruction:
-            case Run():
-                driver.schedule.put(self, instruction.until)
-                self._start(instruction)
-            case Pause():
+        while True:
+            try:
+                instruction = self._plan.send(sent)
+            except StopIteration as stop:
+                self._answer(cast("Outcome", stop.value), now)
+                return
+            except Exception as exc:  # noqa: BLE001 - a strategy of the user's inside the plan
+                self._answer(Outcome.failed(exc), now)
+                return
+            if isinstance(instruction, Pause):
                 driver.schedule.put(self, now + instruction.seconds)
+                driver.rearm()
+                return
+            try:
+                self._start(instruction)
+            except Exception as exc:  # noqa: BLE001 - the leaf cannot even be looked at: that is how it has ended
+                sent = Outcome.failed(exc)
+            else:
+                driver.schedule.put(self, instruction.until)
+                driver.rearm()
+                return
 
     def _start(self, instruction: Run) -> None:
         ctx = self._leaf_ctx(instruction.until)
@@ -130,12 +130,18 @@ class ActionRun(Timed):
             self._handle = self._driver.threads.call(lambda: fn(ctx), self._ended, _nothing)
 
     def _ended(self, value: object, error: BaseException | None) -> None:
+        try:
+            self._take(value, error)
+        except Exception as exc:  # noqa: BLE001 - an action that breaks must not take the checks along
+            self._driver.broken(self.watch, exc)
+
+    def _take(self, value: object, error: BaseException | None) -> None:
         driver = self._driver
         if inspect.isawaitable(value):
             if not self.answered:
                 self._handle = driver.host.start(lambda: value, self._ended)
                 return
-            driver.discard_awaitable(value)
+            let_go_of(value)
         self._handle = None
         now = driver.clock.now()
         if self.answered:
@@ -151,8 +157,7 @@ class ActionRun(Timed):
             return Outcome.cannot_help(error.reason)
         if isinstance(error, CancelledRecoveryError) and self.stopped is not None:
             return Outcome.cancelled(self.stopped)
-        if not isinstance(error, Exception) and not isinstance(error, self._driver.host.cancelled):
-            self._driver.fatal(error)
+        self._driver.fatal(error)
         return Outcome.failed(error)
 
     def _answer(self, outcome: Outcome, now: float) -> None:

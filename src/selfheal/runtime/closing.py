@@ -34,14 +34,15 @@ class Closing(Timed):
     they are and are named, or are stepped down first.
     """
 
-    __slots__ = ("_ask_at", "_asked", "_driver", "_end_at", "_on_closed", "_probes_until", "_revert", "_tried", "done")
+    __slots__ = ("_ask_at", "_asked", "_driver", "_end_at", "_probes_until", "_revert", "_tried", "done", "on_closed")
 
     def __init__(self, driver: Driver, *, grace: float, revert: bool, on_closed: Callable[[], None]) -> None:
         super().__init__()
         now = driver.clock.now()
         self._driver = driver
         self._revert = revert
-        self._on_closed = on_closed
+        #: Called at the end: whoever else wants to stop is told as well.
+        self.on_closed = [on_closed]
         self._asked = False
         #: Held rungs that were stepped down, or refused to be.
         self._tried: dict[tuple[str, int], bool] = {}
@@ -62,6 +63,7 @@ class Closing(Timed):
                 watch.run.cancel()
             if watch.asking is not None:
                 watch.asking.cancel()
+            watch.end_hopes(well=False)
         self.look()
 
     def look(self) -> None:
@@ -72,7 +74,7 @@ class Closing(Timed):
             return
         driver, now = self._driver, self._driver.clock.now()
         if now >= self._end_at:
-            self._finish(now)
+            self.finish()
             return
         if now >= self._ask_at and not self._asked:
             self._asked = True
@@ -85,7 +87,7 @@ class Closing(Timed):
         ):
             self._wait_for(self._probes_until)
         else:
-            self._finish(now)
+            self.finish()
 
     def _wait_for(self, when: float) -> None:
         self._driver.schedule.put(self, when)
@@ -110,7 +112,7 @@ class Closing(Timed):
         watch, rung = run.watch, run.step.rung
         self._tried[watch.check.name, rung] = outcome.ok
         event = names.HELD_REVERTED if outcome.ok else names.HELD_STUCK
-        reason: dict[str, Field] = {} if outcome.ok else {"reason": outcome.reason}
+        reason: dict[str, Field] = {} if outcome.ok else {"reason": outcome.reason, "until": None}
         self._driver.reporter.note(watch, event, action=run.rung.name, rung=rung, **reason)
 
     def _held(self) -> list[str]:
@@ -124,20 +126,30 @@ class Closing(Timed):
             if not self._tried.get((watch.check.name, rung), False)
         ]
 
-    def _finish(self, now: float) -> None:
+    def finish(self) -> None:
+        """
+        Wait for nothing any more.
+        """
+        if self.done:
+            return
         self.done = True
+        try:
+            self._settle(self._driver.clock.now())
+        except Exception as exc:  # noqa: BLE001 - whatever breaks here must not keep anybody from leaving
+            self._driver.reporter.failed(None, "closing", exc)
+        self._driver.host.let_go()
+        for call in self.on_closed:
+            call()
+
+    def _settle(self, now: float) -> None:
         driver = self._driver
         running = [run.rung.name for run in driver.running]
         held = self._held()
         for run in tuple(driver.running):
             if not run.answered:
                 run.give_up(Outcome.cancelled("closing"), "closing", now)
-            run.drop()
         for watch in driver.watches.values():
-            for probe in watch.abandoned:
-                probe.drop()
             watch.machine.close("closing", now=now)
             driver.reporter.publish(watch)
         fields = {"held": ", ".join(held), "running": ", ".join(running)}
         driver.reporter.announce(names.HEALER_STOPPED, fields)
-        self._on_closed()

@@ -9,9 +9,8 @@ and the simulator alike.
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import math
+import threading
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
@@ -20,10 +19,9 @@ from selfheal import names
 from selfheal.healing import HealingStateMachine
 from selfheal.healing.ledgers import BudgetLedger
 from selfheal.model import Check, Outcome, Recover, Wait
-from selfheal.runtime import gating, probes, questions
+from selfheal.runtime import gating, guards, probes, questions
 from selfheal.runtime.actions import ActionRun
 from selfheal.runtime.closing import Closing
-from selfheal.runtime.leash import park
 from selfheal.runtime.reporter import Reporter
 from selfheal.runtime.schedule import Schedule, Timed
 from selfheal.runtime.watch import Pause, Resource, Watch
@@ -78,9 +76,10 @@ class Driver:
         Begin on the running loop.
         """
         self.host, self.threads = host, threads
+        self.ident = threading.get_ident()
         self.open = True
         self.reporter.announce(names.HEALER_STARTED, {"checks": len(self.watches), "mode": self.settings.mode})
-        for watch in self.watches.values():
+        for watch in tuple(self.watches.values()):
             self._first(watch)
         self.rearm()
 
@@ -91,7 +90,7 @@ class Driver:
         resource = self.resources.setdefault(check.resource, Resource(check.resource))
         machine = HealingStateMachine(
             check.policy,
-            check.recovery,
+            guards.ladder_of(self, check),
             uniform=self.settings.uniform,
             allow_destructive=self.settings.allow_destructive,
         )
@@ -110,18 +109,26 @@ class Driver:
         Watch a check no longer. Its open incident ends as aborted; held changes stay as they are.
         """
         watch = self.watches.pop(name)
+        watch.gone = True  # whatever of it still runs begins nothing new
         self.schedule.remove(watch)
         if watch.action is not None:
             watch.action.give_up(Outcome.cancelled("removed"), "removed", self.clock.now())
         if watch.run is not None:
             watch.run.cancel()
-        while watch.waiters:
-            watch.waiters.pop().asking = None
+        if watch.asking is not None:
+            watch.asking.cancel()
+        for other in self.watches.values():
+            other.waiters = [waiter for waiter in other.waiters if waiter is not watch]
+        watch.end_hopes(well=False)
         watch.machine.close("removed", now=self.clock.now())
         self.reporter.publish(watch)
         watch.resource.watches.remove(watch)
-        if not watch.resource.watches:
-            del self.resources[watch.resource.name]
+        self._tidy(watch.resource)
+
+    def _tidy(self, resource: Resource) -> None:
+        # As long as an action runs on it, it is busy for whatever check comes next.
+        if not resource.watches and all(run.watch.resource is not resource for run in self.running):
+            self.resources.pop(resource.name, None)
 
     def _first(self, watch: Watch) -> None:
         settings = self.settings
@@ -134,8 +141,31 @@ class Driver:
         """
         Stop within ``grace`` seconds, then call *on_closed*.
         """
+        if self.closing is not None:
+            if self.closed:
+                on_closed()
+            else:
+                self.closing.on_closed.append(on_closed)
+            return
         self.closing = Closing(self, grace=self.settings.grace, revert=revert, on_closed=on_closed)
-        self.closing.begin()
+        try:
+            self.closing.begin()
+        except Exception as exc:  # noqa: BLE001 - whatever breaks here must not keep anybody from leaving
+            self.broken(self.closing, exc)
+
+    def finish(self) -> None:
+        """
+        Stop at once: whoever was waiting for the end has been interrupted.
+        """
+        if self.closing is not None:
+            self.closing.finish()
+
+    @property
+    def closed(self) -> bool:
+        """
+        Whether it has stopped for good.
+        """
+        return self.closing is not None and self.closing.done
 
     # --- turning --------------------------------------------------------------
 
@@ -150,10 +180,25 @@ class Driver:
                 thing = self.schedule.pop(now)
                 if thing is None:
                     break
-                self._serve(thing, now)
+                try:
+                    self._serve(thing, now)
+                except Exception as exc:  # noqa: BLE001 - what breaks here must not stop the other checks
+                    self.broken(thing, exc)
         finally:
             self.turning = False
-        self.rearm()
+            self.rearm()
+
+    def broken(self, thing: Timed, error: Exception) -> None:
+        """
+        Something has raised that must not: say so, and let the check go on in an interval.
+        """
+        watch = thing.watch if isinstance(thing, ActionRun) else thing if isinstance(thing, Watch) else None
+        self.reporter.failed(watch, "turn", error)
+        if watch is not None and self.open and watch.rests:
+            self.schedule.put(watch, self.clock.now() + watch.check.policy.interval)
+            self.rearm()
+        elif isinstance(thing, Closing):
+            thing.finish()
 
     def _serve(self, thing: Timed, now: float) -> None:
         if isinstance(thing, ActionRun):
@@ -190,7 +235,7 @@ class Driver:
         Ask the machine of *watch* and carry out what it says, until it wants to wait.
         """
         machine = watch.machine
-        while self.open and watch.run is None and watch.action is None and watch.asking is None:
+        while self.open and watch.rests:
             step = machine.tick(now=now)
             if isinstance(step, Wait):
                 slack = self.settings.slack
@@ -201,9 +246,9 @@ class Driver:
                 break
             if isinstance(step, Check):
                 if watch.check.probe is None:
-                    self.record(watch, probes.assessed(watch, None, now), now)
+                    self.record(watch, probes.assessed(self, watch, None, now), now)
                 elif not probes.may_start(watch):
-                    self.record(watch, probes.assessed(watch, probes.stuck(watch, now), now), now)
+                    self.record(watch, probes.assessed(self, watch, probes.stuck(watch, now), now), now)
                 else:
                     watch.fresh = False
                     watch.run = probes.ProbeRun(self, watch, now)
@@ -218,7 +263,7 @@ class Driver:
         """
         A run has given its result.
         """
-        if not self.open:
+        if not self.open or watch.gone:
             return
         self.record(watch, result, now)
         self.advance(watch, now)
@@ -233,8 +278,8 @@ class Driver:
         watch.ring.append(started, result.status, result.duration)
         watch.machine.checked(result, now=now)
         self.reporter.completed(watch, result, started, now)
-        while watch.hopes and watch.is_well:
-            watch.hopes.pop()()
+        if watch.hopes and watch.is_well:
+            watch.end_hopes(well=True)
         while watch.waiters:
             waiter = watch.waiters.pop()
             waiter.asking = None
@@ -265,6 +310,8 @@ class Driver:
         """
         watch = run.watch
         watch.action = None
+        if not run.runs:
+            self.running.discard(run)
         watch.resource.cooldowns.ended(run.rung.name, run.rung.cooldown, now=now, uniform=self.settings.uniform)
         if isinstance(run.step, Recover):
             watch.machine.recovered(outcome, now=now)
@@ -298,9 +345,10 @@ class Driver:
         The resource is free again; whatever its checks saw before is no evidence any more.
         """
         self.running.discard(run)
-        for watch in run.watch.resource.watches:
+        self._tidy(run.watch.resource)
+        for watch in tuple(run.watch.resource.watches):
             watch.fresh = bool(watch.abandoned)
-            self.forget(watch)
+            guards.forget(self, watch)
             if watch is not run.watch:
                 watch.machine.discard(f"action {run.rung.name} ended", now=now)
                 self.advance(watch, now)
@@ -331,43 +379,11 @@ class Driver:
         watch.machine.check_now(now=now)
         self.advance(watch, now)
 
-    def when_healthy(self, name: str, call: Callable[[], None]) -> Callable[[], None]:
-        """
-        Call *call* once the check is healthy and its healing has proved itself; returns what calls it off.
-        """
-        watch = self.watches[name]
-        if watch.is_well:
-            call()
-        else:
-            watch.hopes.append(call)
-
-        def call_off() -> None:
-            if call in watch.hopes:
-                watch.hopes.remove(call)
-
-        return call_off
-
     # --- odds -----------------------------------------------------------------
-
-    def forget(self, watch: Watch) -> None:
-        """
-        Samples taken before now are no evidence.
-        """
-        for monitor in watch.check.monitors:
-            monitor.forget()
 
     def fatal(self, error: BaseException) -> None:
         """
         Keep an exception that is not ours to swallow: it is raised again where the healer was entered.
         """
-        if self.failure is None:
+        if self.failure is None and not isinstance(error, (Exception, GeneratorExit, self.host.cancelled)):
             self.failure = error
-
-    def discard_awaitable(self, awaitable: object) -> None:
-        """
-        Nobody waits for *awaitable* any more.
-        """
-        if inspect.iscoroutine(awaitable):
-            with contextlib.suppress(RuntimeError):  # it swallowed GeneratorExit
-                awaitable.close()
-        park(awaitable)

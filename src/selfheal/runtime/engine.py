@@ -4,25 +4,22 @@ The life of a healer in one process: starting, stopping, forking, and reaching i
 
 from __future__ import annotations
 
-import functools
 import threading
 import warnings
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from selfheal import names
-from selfheal.errors import ConfigError, IllegalTransitionError, NotRunningError
-from selfheal.healing.feasibility import require_closable
+from selfheal.errors import IllegalTransitionError
 from selfheal.resources.forks import keep_inherited, reset_in_children
-from selfheal.runtime import gating, pauses, roster
+from selfheal.runtime import leash, pauses
+from selfheal.runtime.calls import Calls, LoopEndedError
 from selfheal.runtime.driver import Driver
-from selfheal.runtime.hosts import Host, TrioHost, running_host
+from selfheal.runtime.hosts import Host, running_host
 from selfheal.runtime.listeners import Dispatcher, Listener
-from selfheal.runtime.settings import DEFAULT_BUDGET, Settings
-from selfheal.runtime.thread_host import ANSWER_WITHIN, LoopThread
+from selfheal.runtime.settings import Settings
+from selfheal.runtime.thread_host import LoopThread
 from selfheal.runtime.threads import InlineThreads, Threads
-from selfheal.runtime.watch import Pause
 
 
 if TYPE_CHECKING:
@@ -31,8 +28,12 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-#: Seconds that listeners get to hear the last events.
+#: Seconds that listeners get to hear the last events: within the grace, but never less than the second.
 FLUSH_WITHIN: Final = 1.0
+FLUSH_AT_LEAST: Final = 0.1
+
+#: Seconds beyond the grace after which a loop that does not listen is left behind.
+LEAVE_WITHIN: Final = 0.5
 
 
 class Engine:
@@ -51,19 +52,25 @@ class Engine:
         self._on_start = on_start
         self._listeners: dict[object, tuple[Listener, Collection[str] | None]] = {}
         self._removes: dict[object, Callable[[], None]] = {}
+        self._calls = Calls()
+        self._lock = threading.RLock()  # held while no loop runs, which else puts things in order
         self.checks: dict[str, HealthCheck] = {}
         self._reset()
 
     def _reset(self) -> None:
+        before: Driver | None = getattr(self, "driver", None)
         self.dispatcher = Dispatcher(inline=self.clock.virtual)
         for key, (listener, events) in self._listeners.items():
             self._removes[key] = self.dispatcher.add(listener, events)
         self.driver = Driver(self.settings, self.clock, self.dispatcher)
         for check in self.checks.values():
             self.driver.add(check)
+        if before is not None:
+            pauses.carry_over(before, self.driver)
         self._thread: LoopThread | None = None
         self._host: Host | None = None
         self._ident: int | None = None
+        self._spent = False
         self.running = False
 
     def start(self) -> None:
@@ -73,10 +80,16 @@ class Engine:
         Raises:
             IllegalTransitionError: If it runs already.
         """
-        self._prepare()
-        self._thread = LoopThread(self.clock)
-        self._thread.start()
-        self.begin_on(self._thread.host())
+        with self._lock:
+            self._prepare()
+            self._thread = thread = LoopThread(self.clock)
+            try:
+                thread.start()
+                self._begin(thread.host())
+            except BaseException:
+                self._thread = None
+                thread.stop(LEAVE_WITHIN)
+                raise
 
     async def astart(self) -> None:
         """
@@ -86,15 +99,7 @@ class Engine:
             IllegalTransitionError: If it runs already.
             NotRunningError: If no loop runs here.
         """
-        self._prepare()
         self.begin_on(running_host(self.clock))
-
-    def _prepare(self) -> None:
-        if self.running:
-            msg = "this healer runs already. Make one for each process, and enter it once at a time."
-            raise IllegalTransitionError(msg)
-        if self.driver.closing is not None:  # a second life begins with clean machines
-            self._reset()
 
     def begin_on(self, host: Host) -> None:
         """
@@ -103,22 +108,49 @@ class Engine:
         Raises:
             IllegalTransitionError: If it runs already.
         """
-        if self._thread is None:
+        with self._lock:
             self._prepare()
+            self._begin(host)
+
+    def _prepare(self) -> None:
+        if self.running and self._host is not None and not self._host.post(_nothing):
+            self._bury()
+        if self.running:
+            msg = "this healer runs already. Make one for each process, and enter it once at a time."
+            raise IllegalTransitionError(msg)
+        if self._spent:  # a second life begins with clean machines
+            self._reset()
+
+    def _begin(self, host: Host) -> None:
         reset_in_children(self)
         self._on_start()
         self._host = host
         threads = InlineThreads(host.post) if self.clock.virtual else Threads(self.settings.max_threads, host.post)
-        self.running = True
+        self.running = self._spent = True
 
         def begin() -> None:
             self._ident = threading.get_ident()
+            self.dispatcher.post = host.post
             self.driver.start(host, threads)
 
-        if self._thread is None:
-            begin()
-        else:
-            self.on_loop(begin)
+        try:
+            if self._thread is None:
+                begin()
+            else:
+                self._calls.ask(host, begin)
+        except BaseException:
+            self.running = False
+            raise
+
+    def _bury(self) -> None:
+        """
+        The loop has ended without having been told: so has the healer.
+        """
+        self.running = False
+        self.driver.open = False
+        for watch in tuple(self.driver.watches.values()):
+            watch.end_hopes(well=False)
+        self.dispatcher.close(_nothing)
 
     def stop(self, *, revert: bool = False) -> None:
         """
@@ -131,46 +163,70 @@ class Engine:
             revert: Step held changes down first, as far as the grace goes.
 
         Raises:
-            IllegalTransitionError: If it runs inside your own loop: await `astop` there.
+            IllegalTransitionError: If it runs inside your own loop: await `astop` there. Or on its own thread.
         """
         if not self.running:
             return
-        thread = self._thread
-        if thread is None:
+        thread, host, driver = self._thread, self._host, self.driver
+        if thread is None or host is None:
             msg = "this healer runs inside your event loop: leave its `async with`, or await healer.astop()."
             raise IllegalTransitionError(msg)
-        closed = threading.Event()
-        self.on_loop(lambda: self.driver.close(revert=revert, on_closed=closed.set))
-        self.wait(closed, self.settings.grace + ANSWER_WITHIN)
-        self.running = False
-        delivered = threading.Event()
-        self.dispatcher.close(delivered.set)
-        delivered.wait(FLUSH_WITHIN)
-        if not thread.stop(1.0):
+        if thread.here:
+            msg = "stop would block the event loop it waits for: call it from another thread."
+            raise IllegalTransitionError(msg)
+        until = self.clock.now() + self.settings.grace
+        closed, delivered = threading.Event(), threading.Event()
+        try:
+            host.post(lambda: driver.close(revert=revert, on_closed=closed.set))
+            if self.wait(closed, self.settings.grace + LEAVE_WITHIN):
+                self.dispatcher.close(delivered.set)
+                delivered.wait(self._flush_within(until))
+        finally:  # also if it is cut short, by a second Ctrl-C or by a probe that blocks the loop
+            host.post(driver.finish)
+            self.dispatcher.close(_nothing)
+            ended = thread.stop(LEAVE_WITHIN)
+            self.running = False
+            self._thread = None
+            self._calls.let_go()
+        if not ended:
             warnings.warn("the healer's thread has not ended: something blocks its loop", RuntimeWarning, stacklevel=2)
-        self._thread = None
         self._raise_failure()
 
     async def astop(self, *, revert: bool = False) -> None:
         """
         Stop a healer that was started by `astart`, within ``grace`` seconds. As `stop`.
+
+        Raises:
+            IllegalTransitionError: If it runs in a thread of its own: call `stop`.
         """
         if not self.running:
             return
+        host, driver = self._host, self.driver
+        if self._thread is not None or host is None:
+            msg = "this healer runs in a thread of its own: leave its `with`, or call healer.stop()."
+            raise IllegalTransitionError(msg)
+        if not host.post(_nothing):
+            self._bury()
+            return
         import anyio
 
-        closed = anyio.Event()
-        with anyio.CancelScope(shield=True):  # bounded by the grace
-            self.driver.close(revert=revert, on_closed=closed.set)
-            await closed.wait()
-            flushed = anyio.Event()
-            self.dispatcher.close(lambda: self.driver.host.post(flushed.set))
-            with anyio.move_on_after(FLUSH_WITHIN):
-                await flushed.wait()
-        self.running = False
-        if isinstance(self._host, TrioHost):
-            self._host.silence()
+        until = self.clock.now() + self.settings.grace
+        closed, flushed = anyio.Event(), anyio.Event()
+        try:
+            with anyio.CancelScope(shield=True):  # bounded by the grace
+                driver.close(revert=revert, on_closed=closed.set)
+                await closed.wait()
+                self.dispatcher.close(lambda: host.post(flushed.set))
+                with anyio.move_on_after(self._flush_within(until)):
+                    await flushed.wait()
+        finally:  # also if it is cut short: asyncio's own cancellation goes through every shield
+            driver.finish()
+            self.dispatcher.close(_nothing)
+            self.running = False
         self._raise_failure()
+
+    def _flush_within(self, until: float) -> float:
+        return min(FLUSH_WITHIN, max(FLUSH_AT_LEAST, until - self.clock.now()))
 
     def _raise_failure(self) -> None:
         failure, self.driver.failure = self.driver.failure, None
@@ -182,7 +238,9 @@ class Engine:
         Begin anew in a child process. Called by the interpreter.
         """
         was_running = self.running and not self.clock.virtual  # a simulation ends without being left
-        keep_inherited((self.driver, self.dispatcher, self._thread, self._host))
+        keep_inherited((self.driver, self.dispatcher, self._thread, self._host, self._calls))
+        leash.forget_parent()
+        self._lock, self._calls = threading.RLock(), Calls()
         self._reset()
         if was_running and self.settings.after_fork == "start":
             self.start()
@@ -193,116 +251,39 @@ class Engine:
             )
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 
-    # --- what the front door passes on ------------------------------------------
-
-    def admit(self, checks: Iterable[HealthCheck]) -> None:
-        """
-        Watch more checks: all of them, or none.
-
-        Raises:
-            ConfigError: If one of them, or all together, cannot work. Nothing has changed then.
-        """
-        new = list(checks)
-        together = roster.distinct((*self.checks.values(), *new))
-        roster.require_acyclic(together)
-        # The default is a net below all checks that there may ever be; few or slow ones need not be able to reach it.
-        if self.settings.budget != DEFAULT_BUDGET:
-            spenders = [(check.policy, check.recovery) for check in together.values()]
-            require_closable(self.settings.budget, spenders, what="the process, through all its checks")
-        for check in new:
-            self.on_loop(functools.partial(self.driver.add, check))
-        self.checks = together
-
-    def dismiss(self, name: str) -> None:
-        """
-        Watch a check no longer.
-
-        Raises:
-            ConfigError: If another check depends on it.
-        """
-        roster.require_removable(self.checks, name)
-        self.on_loop(lambda: self.driver.remove(name))
-        self.checks = {other: check for other, check in self.checks.items() if other != name}
-
-    def explain(self, name: str) -> gating.Explanation:
-        """
-        Why a check is, or is not, being healed.
-        """
-        return gating.explain(self.driver, self.driver.watches[name], self.clock.now())
-
-    @property
-    def paused(self) -> bool:
-        """
-        Whether all actions are paused.
-        """
-        return pauses.pause_of(self.driver, None, self.clock.now()) is not None
-
-    def pause(self, reason: str, resource: str | None, ttl: float | None) -> None:
-        """
-        Start no action on one resource, or on any.
-        """
-        until = None if ttl is None else self.clock.now() + ttl
-        self.on_loop(lambda: pauses.pause(self.driver, resource, Pause(reason, until)))
-
-    def resume(self, reason: str, resource: str | None) -> None:
-        """
-        End a pause.
-        """
-        self.on_loop(lambda: pauses.resume(self.driver, resource, reason))
-
-    def listen(self, listener: Listener, events: Collection[str] | None) -> Callable[[], None]:
-        """
-        Add a listener that also hears the next life; returns what takes it off again.
-
-        Raises:
-            ConfigError: If a name is unknown.
-        """
-        unknown = sorted(set(events or ()) - set(names.EVENTS))
-        if unknown:
-            msg = f"no such events: {', '.join(unknown)}. selfheal.names.EVENTS has them all."
-            raise ConfigError(msg)
-        key = object()
-        self._listeners[key] = (listener, events)
-        self._removes[key] = self.dispatcher.add(listener, events)
-
-        def remove() -> None:
-            if self._listeners.pop(key, None) is not None:
-                self._removes.pop(key)()
-
-        return remove
-
     @property
     def here(self) -> bool:
         """
         Whether the caller is on the loop's thread.
         """
-        return self._ident == threading.get_ident()
+        return self.running and self._ident == threading.get_ident()
 
     def on_loop(self, fn: Callable[[], R]) -> R:
         """
-        The result of *fn*, run on the loop's thread.
+        The result of *fn*, run on the loop's thread; or here, while there is none.
+
+        Raises:
+            NotRunningError: If the loop does not answer.
         """
-        if not self.running or self._host is None or self._ident == threading.get_ident():
-            return fn()
-        answered = threading.Event()
-        box: list[R] = []
-        errors: list[BaseException] = []
+        while True:
+            if self.here:
+                return fn()
+            host = self._host
+            if self.running and host is not None:
+                try:
+                    return self._calls.ask(host, fn)
+                except LoopEndedError:
+                    if host is self._host:
+                        self._bury()
+            with self._lock:
+                if not self.running:
+                    return fn()
 
-        def run() -> None:
-            try:
-                box.append(fn())
-            except BaseException as exc:  # noqa: BLE001 - raised again where it was asked for
-                errors.append(exc)
-            finally:
-                answered.set()
-
-        self._host.post(run)
-        if not answered.wait(ANSWER_WITHIN):
-            msg = f"the healer's event loop has not answered for {ANSWER_WITHIN:g} s: something blocks it"
-            raise NotRunningError(msg)
-        if errors:
-            raise errors[0]
-        return box[0]
+    def _post(self, fn: Callable[[], None]) -> None:
+        if self.here:
+            fn()
+        elif self._host is not None:
+            self._host.post(fn)
 
     def wait(self, event: threading.Event, timeout: float | None) -> bool:
         """
@@ -310,3 +291,9 @@ class Engine:
         """
         wait: Callable[[threading.Event, float | None], bool] | None = getattr(self.clock, "wait", None)
         return event.wait(timeout) if wait is None else wait(event, timeout)
+
+
+def _nothing() -> None:
+    """
+    Asks whether there is a loop, or waits for nobody.
+    """

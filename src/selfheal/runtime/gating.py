@@ -6,6 +6,8 @@ Whether a gate is open is decided in `selfheal.healing.gates`.
 
 from __future__ import annotations
 
+import threading
+
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +32,7 @@ from selfheal.recovery import RecoveryAction
 from selfheal.recovery.plan import plan, revert_plan
 from selfheal.runtime.actions import ActionRun
 from selfheal.runtime.pauses import pause_of
+from selfheal.runtime.probes import MAX_ABANDONED
 from selfheal.runtime.questions import Question, asks_dependencies, dependency, is_better
 
 
@@ -52,6 +55,7 @@ class Explanation:
         trace: Every gate with its reason, or `None` if nothing is to be done.
         running: The action that runs on its resource, or `None`.
         pause: The pause that holds, or `None`.
+        why: What there is to say without a trace.
     """
 
     check: str
@@ -60,13 +64,12 @@ class Explanation:
     trace: Trace | None = None
     running: str | None = None
     pause: Pause | None = None
+    why: str = ""
 
     def __str__(self) -> str:
         if self.trace is not None:
             return str(self.trace)
-        why = _WHY[self.state]
-        if self.running is not None:
-            why = f"{self.running} is running"
+        why = self.why if self.running is None else f"{self.running} is running"
         paused = "" if self.pause is None else f"; actions are paused: {self.pause.reason}"
         return f"{self.check}: {self.status.value}, {why}{paused}"
 
@@ -90,11 +93,15 @@ def consider(driver: Driver, watch: Watch, step: Recover | Revert, now: float) -
         return False
     trace = ask(surroundings(driver, watch, step, now))
     if not trace.open and trace.gate is not None:
+        watch.waits_for = str(trace)
         watch.machine.blocked(trace.gate, until=trace.until, now=now, reason=trace.closed[0].reason)
         return True
     if isinstance(step, Revert) and rung.revert_when is not None and not is_better(watch, now):
+        if watch.unanswered is not None:  # its code still runs: that is a no, and no reason to run it twice
+            watch.better(good=False, at=now, now=now)
         if watch.better_asked == now:  # answered just now, and not good for long enough
             reason = f"what {rung.name} names as revert_when has not been good for the whole probation"
+            watch.waits_for = f"{watch.check.name}: not reverted: {reason}"
             watch.machine.blocked(Gate.PRECONDITION, until=now + watch.check.policy.interval, now=now, reason=reason)
             return True
         watch.asking = Question(driver, watch, rung.revert_when, now)
@@ -123,7 +130,7 @@ def surroundings(driver: Driver, watch: Watch, step: Recover | Revert | None, no
         paused=None if pause is None else pause.reason,
         paused_until=None if pause is None else pause.until,
         running=tuple(run.rung.name for run in running),
-        abandoned=all(run.answered for run in running),
+        abandoned=len(running) < MAX_ABANDONED and all(run.answered for run in running),
         dependencies=tuple(dependency(driver, name) for name in watch.check.depends_on),
         actions=len(driver.running),
         max_concurrent=driver.settings.max_concurrent,
@@ -147,15 +154,16 @@ def begin(driver: Driver, watch: Watch, step: Recover | Revert, now: float) -> N
     rung = watch.check.recovery.rungs[step.rung]
     resource, machine = watch.resource, watch.machine
     run = ActionRun(driver, watch, step, rung, now)
+    watch.better_asked = watch.better_since = None  # of another rung, or of another diversion
+    watch.waits_for = ""
     watch.action = run
     driver.running.add(run)
     driver.schedule.remove(watch)
     fault = machine.fault or Fault("error")
     applied = watch.applied.setdefault(step.rung, [])
     until = now + watch.check.policy.action_timeout
-    attempt = 1
+    attempt = step.attempt if isinstance(step, Recover) else None
     if isinstance(step, Recover):
-        attempt = step.attempt
         for ledger in (driver.budget, resource.budget):
             if ledger is not None:
                 watch.charged.append((ledger, ledger.charge(now=now)))
@@ -173,16 +181,24 @@ def begin(driver: Driver, watch: Watch, step: Recover | Revert, now: float) -> N
     )
     driver.reporter.publish(watch)
 
+    def say(message: str, said: Mapping[str, Field]) -> None:
+        if driver.closed:  # an action that was left behind may talk for ever
+            return
+        if threading.get_ident() == driver.ident:  # before the action's end, which is not posted either
+            _say(driver, run, message, said)
+        else:
+            driver.host.post(lambda: _say(driver, run, message, said))
+
     def context(deadline: float) -> RecoveryContext:
         return RecoveryContext(
             incident=watch.named(machine.incident or machine.last_incident or _no_incident(fault, now)),
             fault=fault,
             rung=step.rung,
-            attempt=attempt,
+            attempt=attempt or 1,
             deadline=deadline,
             clock=driver.clock.now,
             stopped=lambda: run.stopped,
-            note=lambda message, fields: driver.host.post(lambda: _say(driver, run, message, fields)),
+            note=say,
         )
 
     run.launch(steps, context)
@@ -213,7 +229,7 @@ def explain(driver: Driver, watch: Watch, now: float) -> Explanation:
     """
     machine = watch.machine
     running = [run.rung.name for run in driver.running if run.watch.resource is watch.resource]
-    waits = machine.state is HealingState.RECOVERING and watch.action is None
+    waits = driver.open and machine.state is HealingState.RECOVERING and watch.action is None
     return Explanation(
         check=watch.check.name,
         status=machine.status,
@@ -221,4 +237,18 @@ def explain(driver: Driver, watch: Watch, now: float) -> Explanation:
         trace=ask(surroundings(driver, watch, None, now)) if waits else None,
         running=running[0] if running else None,
         pause=pause_of(driver, watch, now),
+        why=_why(driver, watch),
     )
+
+
+def _why(driver: Driver, watch: Watch) -> str:
+    state, status = watch.machine.state, watch.machine.status
+    if not driver.open:
+        return "the healer does not run"
+    if state is HealingState.RESTORED and watch.waits_for:
+        return watch.waits_for.partition(": ")[2]
+    if state is HealingState.EXHAUSTED and not watch.check.recovery.rungs:
+        return "and it has no recovery: nothing of ours can heal it"
+    if state is HealingState.IDLE and status is HealthStatus.UNKNOWN:
+        return "it has given no result yet" if watch.last is None else "it has given no known result for too long"
+    return _WHY[state]

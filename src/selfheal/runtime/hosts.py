@@ -51,9 +51,15 @@ class Host(Protocol):
         """
         ...
 
-    def post(self, fn: Callable[[], None]) -> None:
+    def post(self, fn: Callable[[], None]) -> bool:
         """
-        Call *fn* on the loop's thread soon. Safe from any thread; without effect when the loop is closed.
+        Call *fn* on the loop's thread soon. Safe from any thread; `False`: the loop is closed, and nothing happens.
+        """
+        ...
+
+    def let_go(self) -> None:
+        """
+        End all that runs here at its next step, whatever it thinks of that.
         """
         ...
 
@@ -111,7 +117,7 @@ class AsyncioHost:
         else:
             self._timer = self._loop.call_later(max(0.0, when - self._clock.now()), fn)
 
-    def post(self, fn: Callable[[], None]) -> None:
+    def post(self, fn: Callable[[], None]) -> bool:
         """
         As `Host.post`.
         """
@@ -119,6 +125,17 @@ class AsyncioHost:
             self._loop.call_soon_threadsafe(fn)
         except RuntimeError:  # the loop is closed: there is nobody left to tell
             park(fn)
+            return False
+        return True
+
+    def let_go(self) -> None:
+        """
+        As `Host.let_go`.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        for handle in tuple(self._tasks):
+            handle.drop()
 
 
 class AsyncioHandle:
@@ -179,12 +196,14 @@ class TrioHost:
         self._clock = clock
         self._scope: trio.CancelScope | None = None
         self._alarm: tuple[float, Callable[[], None]] | None = None
+        self._tasks: set[TrioHandle] = set()
 
     def start(self, fn: Start, ended: Ended) -> Handle:
         """
         As `Host.start`.
         """
         handle = TrioHandle(self._trio)
+        self._tasks.add(handle)
 
         async def scoped() -> object:
             # Inside the leash: a coroutine that is let go keeps its scopes, for leaving them out of order is an error.
@@ -194,7 +213,9 @@ class TrioHost:
 
         async def frame() -> None:
             # The outermost frame lets nothing out but Cancelled, else the application dies of a TrioInternalError.
-            ended(*await _drive(scoped, handle.tether))
+            value, error = await _drive(scoped, handle.tether)
+            self._tasks.discard(handle)
+            ended(value, error)
 
         self._trio.lowlevel.spawn_system_task(frame, name="selfheal", context=contextvars.Context())
         return handle
@@ -210,7 +231,7 @@ class TrioHost:
         else:
             self._scope.deadline = self._deadline(when)
 
-    def post(self, fn: Callable[[], None]) -> None:
+    def post(self, fn: Callable[[], None]) -> bool:
         """
         As `Host.post`.
         """
@@ -218,11 +239,15 @@ class TrioHost:
             self._token.run_sync_soon(fn)
         except self._trio.RunFinishedError:  # there is nobody left to tell
             park(fn)
+            return False
+        return True
 
-    def silence(self) -> None:
+    def let_go(self) -> None:
         """
-        End the alarm's task.
+        As `Host.let_go`. The alarm's task ends as well.
         """
+        for handle in tuple(self._tasks):
+            handle.drop()
         self._alarm = None
         if self._scope is not None:
             self._scope.cancel()

@@ -13,6 +13,8 @@ cancellation: that task is not ours.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import queue
 import threading
 import types
@@ -110,7 +112,26 @@ def park(thing: object) -> None:
     """
     global _keeper
     _parked.put(thing)
-    with _keeper_lock:
-        if _keeper is None or not _keeper.is_alive():  # also after a fork
-            _keeper = threading.Thread(target=_keep, name="selfheal-parked", daemon=True)
-            _keeper.start()
+    with _keeper_lock, contextlib.suppress(RuntimeError):  # no thread to be had: the queue keeps it until there is
+        if _keeper is None or not _keeper.is_alive():
+            keeper = threading.Thread(target=_keep, name="selfheal-parked", daemon=True)
+            keeper.start()
+            _keeper = keeper
+
+
+def let_go_of(awaitable: object) -> None:
+    """
+    Nobody waits for *awaitable* any more.
+    """
+    if inspect.iscoroutine(awaitable):
+        with contextlib.suppress(Exception):  # cleaning up is theirs: what comes of it concerns nobody any more
+            awaitable.close()
+    park(awaitable)
+
+
+def forget_parent() -> None:
+    """
+    After a fork: the lock may be held by a thread that is not there.
+    """
+    global _keeper_lock
+    _keeper_lock = threading.Lock()

@@ -4,6 +4,7 @@ Events on their way out: in order, from one thread, bounded, and harmless.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 
@@ -34,11 +35,16 @@ class Dispatcher:
     Hands events to listeners on a daemon thread of its own, so that no listener can hold up the healing.
 
     Args:
-        inline: Call the listeners at once instead: virtual time has no other threads.
+        inline: Virtual time has no other threads: call the listeners on the loop, in a turn of their own, or at once
+            while no loop runs.
     """
 
     def __init__(self, *, inline: bool = False) -> None:
         self._inline = inline
+        # On the loop an interrupt is the application's; in a thread of ours nobody else would ever see it.
+        self._caught: type[BaseException] = Exception if inline else BaseException
+        #: Runs a function on the loop's thread soon, once there is a loop.
+        self.post: Callable[[Callable[[], None]], object] | None = None
         self._listeners: tuple[tuple[Listener, frozenset[str] | None], ...] = ()
         self._wanted: frozenset[str] | None = frozenset()
         self._queue: queue.SimpleQueue[Event | _Last] = queue.SimpleQueue()
@@ -82,8 +88,10 @@ class Dispatcher:
         """
         if not self.wants(event.name):
             return
-        if self._inline:
+        if self._inline and self.post is None:
             self._deliver(event)
+        elif self._inline and self.post is not None:
+            self.post(lambda: self._deliver(event))
         elif self._queue.qsize() >= LIMIT:
             self.dropped += 1
         else:
@@ -105,8 +113,10 @@ class Dispatcher:
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="selfheal-events", daemon=True)
-                    self._thread.start()
+                    thread = threading.Thread(target=self._run, name="selfheal-events", daemon=True)
+                    with contextlib.suppress(RuntimeError):  # no thread to be had: the next event asks again
+                        thread.start()
+                        self._thread = thread
 
     def _run(self) -> None:
         while True:
@@ -122,11 +132,11 @@ class Dispatcher:
                 continue
             try:
                 listener(event)
-            except Exception as exc:  # noqa: BLE001 - user code: isolated and counted
+            except self._caught as exc:  # user code: isolated and counted
                 self.failed += 1
                 self._report(listener, event, exc)
 
-    def _report(self, culprit: Listener, event: Event, error: Exception) -> None:
+    def _report(self, culprit: Listener, event: Event, error: BaseException) -> None:
         fields = {
             "listener": getattr(culprit, "__qualname__", type(culprit).__name__),
             "error_type": type(error).__name__,
@@ -137,5 +147,5 @@ class Dispatcher:
                 continue
             try:
                 listener(report)
-            except Exception:  # noqa: BLE001 - it is told about its own failures elsewhere; here it only counts
+            except self._caught:  # it is told about its own failures elsewhere; here it only counts
                 self.failed += 1

@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from selfheal import names
+from selfheal.runtime import guards
 from selfheal.runtime.watch import Pause
 
 
@@ -62,11 +63,21 @@ def resume(driver: Driver, resource: str | None, reason: str) -> None:
     else:
         driver.resources[resource].pause = None
     driver.reporter.announce(names.RESOURCE_RESUMED, {"reason": reason}, resource=resource or "")
-    for watch in driver.watches.values():
+    for watch in tuple(driver.watches.values()):
         if resource in {None, watch.resource.name}:
             watch.machine.discard(reason, now=now)
-            driver.forget(watch)
+            guards.forget(driver, watch)
             if driver.open:
                 driver.advance(watch, now)
     if driver.open:
         driver.rearm()
+
+
+def carry_over(before: Driver, after: Driver) -> None:
+    """
+    A pause outlives a restart, and a fork: only time and `resume` end it.
+    """
+    after.pause = before.pause
+    for name, resource in after.resources.items():
+        if name in before.resources:
+            resource.pause = before.resources[name].pause

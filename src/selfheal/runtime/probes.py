@@ -20,7 +20,10 @@ import attrs
 
 from selfheal import names
 from selfheal.answers import interpret, interpret_error
-from selfheal.model import CheckResult, HealthStatus, combine
+from selfheal.model import CheckResult, Fault, HealthStatus, combine
+from selfheal.runtime.guards import assess
+from selfheal.runtime.leash import let_go_of
+from selfheal.runtime.threads import NotStarted
 
 
 if TYPE_CHECKING:
@@ -33,8 +36,6 @@ MAX_ABANDONED: Final = 4
 
 #: Seconds that a due check has to wait for a free thread before it is worth an event.
 DELAY_WORTH_TELLING: Final = 0.1
-
-_GOOD: Final = (None, True)
 
 
 def is_async_callable(fn: object) -> bool:
@@ -82,17 +83,25 @@ class ProbeRun:
         now = driver.clock.now()
         if now - self.started > DELAY_WORTH_TELLING:
             driver.reporter.note(watch, names.CHECK_DELAYED, delay=now - self.started)
+            driver.reporter.publish(watch)
         self.started = now
         driver.schedule.put(watch, now + watch.check.policy.timeout)
+        driver.rearm()
 
     def ended(self, answer: object, error: BaseException | None) -> None:
         """
         The user's code has ended, in time or not.
         """
+        try:
+            self._ended(answer, error)
+        except Exception as exc:  # noqa: BLE001 - a check that breaks must not take the others along
+            self._driver.broken(self._watch, exc)
+
+    def _ended(self, answer: object, error: BaseException | None) -> None:
         driver, watch = self._driver, self._watch
         if answer is not None and inspect.isawaitable(answer):  # a sync probe that hands out something to wait for
             if self.settled:
-                driver.discard_awaitable(answer)
+                let_go_of(answer)
             else:
                 self._handle = driver.host.start(lambda: answer, self.ended)
                 return
@@ -108,18 +117,20 @@ class ProbeRun:
     def _result(self, answer: object, error: BaseException | None, now: float) -> CheckResult:
         check = self._watch.check
         duration = now - self.started
-        if error is None and answer in _GOOD and not check.monitors:  # the path of every healthy run
+        if error is None and (answer is None or answer is True) and not check.monitors:  # the path of a healthy run
             return CheckResult(HealthStatus.HEALTHY, started_at=self.started, duration=duration)
         if error is None:
             result = interpret(answer, check.kinds)
         elif isinstance(error, self._driver.host.cancelled):
             result = CheckResult(HealthStatus.UNKNOWN)  # neutral: no counter moves
-        elif isinstance(error, Exception):
-            result = interpret_error(error, check.kinds, probe=check.probe)
+        elif isinstance(error, NotStarted):  # it says nothing about what was to be probed
+            result = CheckResult(HealthStatus.UNKNOWN, fault=Fault("probe_error", message=str(error), error=error))
         else:
             self._driver.fatal(error)
             result = interpret_error(error, check.kinds, probe=check.probe)
-        return assessed(self._watch, attrs.evolve(result, started_at=self.started, duration=duration), now)
+        return assessed(
+            self._driver, self._watch, attrs.evolve(result, started_at=self.started, duration=duration), now
+        )
 
     def expire(self, now: float) -> None:
         """
@@ -135,7 +146,7 @@ class ProbeRun:
         result = CheckResult.unhealthy(
             "timeout", message=f"no answer within {timeout:g} s", started_at=self.started, duration=now - self.started
         )
-        self._driver.take(watch, assessed(watch, result, now), now)
+        self._driver.take(watch, assessed(self._driver, watch, result, now), now)
 
     def cancel(self) -> None:
         """
@@ -147,12 +158,6 @@ class ProbeRun:
             self._watch.abandoned.append(self)
         self._handle.cancel()
 
-    def drop(self) -> None:
-        """
-        Stop waiting for it altogether.
-        """
-        self._handle.drop()
-
     @property
     def is_task(self) -> bool:
         """
@@ -161,11 +166,11 @@ class ProbeRun:
         return self._handle.is_task
 
 
-def assessed(watch: Watch, result: CheckResult | None, now: float) -> CheckResult:
+def assessed(driver: Driver, watch: Watch, result: CheckResult | None, now: float) -> CheckResult:
     """
     *result* and what the check's monitors say, the worst of them.
     """
-    combined = combine(result, (monitor.assess(now=now) for monitor in watch.check.monitors))
+    combined = combine(result, (assess(driver, watch, monitor, now) for monitor in watch.check.monitors))
     if combined.started_at is None:
         return attrs.evolve(combined, started_at=now, duration=0.0)
     return combined

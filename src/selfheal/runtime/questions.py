@@ -4,12 +4,16 @@ What has to be known before a decision: whether a better state is there, and how
 
 from __future__ import annotations
 
+import inspect
+
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
 from selfheal.answers import interpret, interpret_error
 from selfheal.healing.gates import Dependency
 from selfheal.model import HealingState, HealthStatus
+from selfheal.runtime import guards
+from selfheal.runtime.leash import let_go_of
 from selfheal.runtime.probes import is_async_callable
 
 
@@ -46,8 +50,23 @@ class Question:
             self._handle = driver.threads.call(self._probe, self._answered, _nothing)
 
     def _answered(self, answer: object, error: BaseException | None) -> None:
+        try:
+            self._take(answer, error)
+        except Exception as exc:  # noqa: BLE001 - a question that breaks must not take the checks along
+            self._watch.asking = None
+            self._driver.broken(self._watch, exc)
+
+    def _take(self, answer: object, error: BaseException | None) -> None:
+        if inspect.isawaitable(answer):  # a sync question that hands out something to wait for
+            if self._open:
+                self._handle = self._driver.host.start(lambda: answer, self._answered)
+                return
+            let_go_of(answer)
         if not self._open:
+            self._watch.unanswered = None
             return
+        if error is not None:
+            self._driver.fatal(error)
         kinds = self._watch.check.kinds
         if isinstance(error, Exception):
             result = interpret_error(error, kinds, self._probe)
@@ -65,9 +84,12 @@ class Question:
 
     def cancel(self) -> None:
         """
-        Nobody waits for the answer any more.
+        Nobody waits for the answer any more. No other question is asked beside its code.
         """
+        self._open = False
+        self._watch.asking = None
         if self._handle is not None:
+            self._watch.unanswered = self
             self._handle.cancel()
 
     def _settle(self, *, good: bool) -> None:
@@ -75,11 +97,7 @@ class Question:
         self._open = False
         now = driver.clock.now()
         watch.asking = None
-        watch.better_asked = now
-        if not good:
-            watch.better_since = None
-        elif watch.better_since is None:
-            watch.better_since = self._started
+        watch.better(good=good, at=self._started, now=now)
         driver.advance(watch, now)
         driver.rearm()
 
@@ -108,10 +126,10 @@ class Awaited:
 
 def is_better(watch: Watch, now: float) -> bool:
     """
-    Whether the state that allows a step down has been there for ``probation``.
+    Whether the state that allows a step down has been there for ``probation``, the answer of *now* included.
     """
     since = watch.better_since
-    return since is not None and now - since >= watch.check.policy.probation
+    return watch.better_asked == now and since is not None and now - since >= watch.check.policy.probation
 
 
 def dependency(driver: Driver, name: str) -> Dependency:
@@ -122,16 +140,22 @@ def dependency(driver: Driver, name: str) -> Dependency:
     return Dependency(
         name=name,
         status=watch.machine.status,
-        suspect=watch.machine.state is not HealingState.IDLE and watch.machine.state is not HealingState.RESTORED,
+        suspect=_is_suspect(watch),
     )
+
+
+def _is_suspect(watch: Watch) -> bool:
+    return watch.machine.state not in {HealingState.IDLE, HealingState.RESTORED}
 
 
 def asks_dependencies(driver: Driver, watch: Watch, now: float) -> bool:
     """
     Look at dependencies whose last result is too old for a decision; whether the decision has to wait for one.
     """
-    old = [other for name in watch.check.depends_on if _too_old(other := driver.watches[name], now)]
-    if not old or watch.machine.manual:
+    if watch.machine.manual:
+        return False
+    old = [driver.watches[name] for name in watch.check.depends_on if _is_in_doubt(driver.watches[name], now)]
+    if not old:
         return False
     watch.asking = Awaited()
     for other in old:
@@ -142,9 +166,13 @@ def asks_dependencies(driver: Driver, watch: Watch, now: float) -> bool:
     return watch.asking is not None
 
 
-def _too_old(watch: Watch, now: float) -> bool:
-    policy = watch.check.policy
-    last = watch.last
+def _is_in_doubt(watch: Watch, now: float) -> bool:
+    """
+    Whether another look could change the answer: not if it is under suspicion anyway, or is being acted on.
+    """
+    if watch.action is not None or _is_suspect(watch):
+        return False
+    policy, last = watch.check.policy, watch.last
     return last is None or last.started_at is None or now - last.started_at > policy.timeout + policy.fast_interval
 
 
@@ -154,7 +182,7 @@ def restored(driver: Driver, watch: Watch, entry: Entry) -> None:
     """
     if entry.fields.get("to_state") != "restored":
         return
-    for other in driver.watches.values():
+    for other in tuple(driver.watches.values()):
         if watch.check.name in other.check.depends_on:
             other.machine.discard(f"{watch.check.name} is restored", now=entry.at)
-            driver.forget(other)
+            guards.forget(driver, other)

@@ -36,6 +36,8 @@ class Reporter:
         self._dispatcher = dispatcher
         self._restored = restored
         self.incidents = IncidentRing()
+        #: Exceptions where there must be none.
+        self.failures = 0
 
     def completed(self, watch: Watch, result: CheckResult, started: float, now: float) -> None:
         """
@@ -106,6 +108,28 @@ class Reporter:
                     error=error,
                 )
             )
+
+    def failed(self, watch: Watch | None, step: str, error: Exception) -> None:
+        """
+        Something has raised that must not.
+
+        Args:
+            watch: The check, if it was about one.
+            step: What was being done.
+            error: What was raised.
+        """
+        self.failures += 1
+        self._dispatcher.put(
+            Event(
+                name=names.STEP_FAILED,
+                at=self._clock.now(),
+                check="" if watch is None else watch.check.name,
+                resource="" if watch is None else watch.resource.name,
+                incident=None if watch is None else watch.number,
+                fields={"step": step, "error_type": type(error).__name__},
+                error=error,
+            )
+        )
 
     def announce(self, event: str, fields: Mapping[str, Field] = _NO_FIELDS, *, resource: str = "") -> None:
         """

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from selfheal.errors import NotRunningError
+from selfheal.runtime.calls import ANSWER_WITHIN
 from selfheal.runtime.hosts import AsyncioHost
 
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     import asyncio
 
     from selfheal.clock import Clock
-
-#: Seconds to wait for the thread to answer: it does nothing but serve us, so this is never reached in health.
-ANSWER_WITHIN = 10.0
 
 
 class LoopThread:

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 #: Reports how a call ended: its value, or its error.
 Ended = Callable[[object, BaseException | None], None]
-Post = Callable[[Callable[[], None]], None]
+Post = Callable[[Callable[[], None]], object]
 #: Tells, on the loop's thread, that a call has got its thread: deadlines begin here.
 Launched = Callable[[], None]
 
@@ -44,12 +44,6 @@ class Handle(Protocol):
         """
         ...
 
-    def drop(self) -> None:
-        """
-        Stop waiting for it: nothing of ours may be kept from ending by it.
-        """
-        ...
-
 
 class Caller(Protocol):
     """
@@ -61,6 +55,12 @@ class Caller(Protocol):
         Run *fn* once a thread is free; report to *launched* and *ended* on the loop's thread.
         """
         ...
+
+
+class NotStarted(Exception):  # noqa: N818 - the program's trouble, not the code's that was to be called
+    """
+    What a call ends with that never got a thread.
+    """
 
 
 class Job:
@@ -81,12 +81,6 @@ class Job:
     def cancel(self) -> None:
         """
         Give its place in the pool back; the thread runs on.
-        """
-        self._pool.abandon(self)
-
-    def drop(self) -> None:
-        """
-        As `cancel`: a daemon thread keeps nothing from ending.
         """
         self._pool.abandon(self)
 
@@ -131,10 +125,12 @@ class Threads:
 
     def abandon(self, job: Job) -> None:
         """
-        Count *job* no longer.
+        Count *job* no longer. One that still waits in line has ended herewith.
         """
         if job in self._waiting:
             self._waiting.remove(job)
+            job.abandoned = True
+            self._post(lambda: job.ended(None, NotStarted("no thread was free in time")))
         elif not job.abandoned:
             job.abandoned = True
             self._release()
@@ -143,9 +139,14 @@ class Threads:
         self._busy += 1
         with self._lock:
             worker = self._idle.pop() if self._idle else None
-        if worker is None:
-            worker = _Worker(self)
         job.launched()
+        if worker is None:
+            try:
+                worker = _Worker(self)
+            except RuntimeError as exc:  # the machine, or a dying interpreter, has no thread left to give
+                error = NotStarted(str(exc))
+                self._post(lambda: self._ended(job, None, error))
+                return
         worker.jobs.put(job)
 
     def _release(self) -> None:
@@ -159,14 +160,13 @@ class Threads:
         """
         with self._lock:
             self._idle.append(worker)
+        self._post(lambda: self._ended(job, value, error))
 
-        def report() -> None:
-            if not job.abandoned:
-                job.abandoned = True  # its place can be given back only once
-                self._release()
-            job.ended(value, error)
-
-        self._post(report)
+    def _ended(self, job: Job, value: object, error: BaseException | None) -> None:
+        if not job.abandoned:
+            job.abandoned = True  # its place can be given back only once
+            self._release()
+        job.ended(value, error)
 
     def retire(self, worker: _Worker) -> bool:
         """
@@ -209,7 +209,7 @@ class _Worker:
 
 class InlineThreads:
     """
-    Sync code under a virtual clock: called at once, on the loop's own thread.
+    Sync code under a virtual clock: called on the loop's own thread, in a turn of its own.
     """
 
     def __init__(self, post: Post) -> None:
@@ -217,22 +217,26 @@ class InlineThreads:
 
     def call(self, fn: Callable[[], object], ended: Ended, launched: Launched) -> Handle:
         """
-        Run *fn* now; the result is reported on the next turn.
+        Run *fn* on the next turn, where it may call the healer that waits for it.
         """
-        launched()
-        value: object = None
-        error: BaseException | None = None
-        try:
-            value = contextvars.Context().run(fn)
-        except BaseException as exc:  # noqa: BLE001 - handed over, nothing is lost
-            error = exc
-        self._post(lambda: ended(value, error))
+
+        def run() -> None:
+            launched()
+            value: object = None
+            error: BaseException | None = None
+            try:
+                value = contextvars.Context().run(fn)
+            except BaseException as exc:  # noqa: BLE001 - handed over, nothing is lost
+                error = exc
+            ended(value, error)
+
+        self._post(run)
         return _NOTHING
 
 
 class _Nothing:
     """
-    The handle of what has ended already.
+    The handle of what cannot be interrupted.
     """
 
     is_task = False
@@ -240,11 +244,6 @@ class _Nothing:
     def cancel(self) -> None:
         """
         Nothing to cancel.
-        """
-
-    def drop(self) -> None:
-        """
-        Nothing to drop.
         """
 
 

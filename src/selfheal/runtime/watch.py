@@ -93,6 +93,7 @@ class Watch(Timed):
         "due",
         "flaps",
         "fresh",
+        "gone",
         "hopes",
         "is_async",
         "last",
@@ -103,7 +104,9 @@ class Watch(Timed):
         "resource",
         "ring",
         "run",
+        "unanswered",
         "waiters",
+        "waits_for",
     )
 
     def __init__(self, check: HealthCheck, machine: HealingStateMachine, resource: Resource, *, is_async: bool) -> None:
@@ -122,6 +125,8 @@ class Watch(Timed):
         self.action: ActionRun | None = None
         #: A question that has to be answered before a decision, beside the check's own runs.
         self.asking: Question | Awaited | None = None
+        #: The question that was given up and whose code has not ended, at most one.
+        self.unanswered: Question | None = None
         #: When a ``revert_when`` was answered last, and since when it has been good.
         self.better_asked: float | None = None
         self.better_since: float | None = None
@@ -132,8 +137,12 @@ class Watch(Timed):
         #: Incidents so far, and the number of the open one or `None`.
         self.opened = 0
         self.number: int | None = None
-        #: Called once it is well.
-        self.hopes: list[Callable[[], None]] = []
+        #: What keeps its held rungs from being stepped down, for people.
+        self.waits_for = ""
+        #: It was removed: nothing is begun for it any more.
+        self.gone = False
+        #: Called with `True` once it is well, or with `False` if that is not to be waited for any more.
+        self.hopes: list[Callable[[bool], None]] = []
         self.ring = ResultRing()
         self.flaps = FlapLedger()
         #: Charges of the open incident, to be refunded if it ends healed.
@@ -141,6 +150,50 @@ class Watch(Timed):
         #: Checks whose decision waits for this one's next result.
         self.waiters: list[Watch] = []
         self.opened_wall: float | None = None
+
+    @property
+    def rests(self) -> bool:
+        """
+        Whether nothing runs for it that has a say in what comes next.
+        """
+        return self.run is None and self.action is None and self.asking is None and not self.gone
+
+    def better(self, *, good: bool, at: float, now: float) -> None:
+        """
+        Take in an answer to its ``revert_when``: asked *at*, answered *now*.
+        """
+        policy = self.check.policy
+        was_asked = self.better_asked
+        gap = 0.0 if was_asked is None else at - was_asked
+        self.better_asked = now
+        if not good:
+            self.better_since = None
+        elif self.better_since is None or gap > 2 * policy.interval + policy.timeout:
+            self.better_since = at  # what nobody has asked about for so long, as during a pause, begins anew
+
+    def hope(self, call: Callable[[bool], None]) -> Callable[[], None]:
+        """
+        Call *call* with `True` once it is well, with `False` if it is removed or the healer stops.
+
+        Returns:
+            A function that calls it off.
+        """
+        self.hopes.append(call)
+        if self.is_well:
+            self.end_hopes(well=True)
+
+        def call_off() -> None:
+            if call in self.hopes:
+                self.hopes.remove(call)
+
+        return call_off
+
+    def end_hopes(self, *, well: bool) -> None:
+        """
+        Tell those who wait for its health.
+        """
+        while self.hopes:
+            self.hopes.pop()(well)
 
     @property
     def is_well(self) -> bool:
@@ -154,16 +207,17 @@ class Watch(Timed):
         """
         A snapshot, safe from any thread.
         """
-        machine = self.machine
-        incident = machine.incident
+        machine, last = self.machine, self.last
+        status, state, incident = machine.status, machine.state, machine.incident
+        fault = machine.fault if last is None or last.fault is None else last.fault
         if incident is not None:
             incident = self.named(incident)
         rungs = self.check.recovery.rungs
         return CheckStatus(
-            status=machine.status,
-            state=machine.state,
-            last=self.last,
-            fault=None if machine.status is HealthStatus.HEALTHY else machine.fault,
+            status=status,
+            state=state,
+            last=last,
+            fault=None if status is HealthStatus.HEALTHY else fault,
             incident=incident,
             abandoned=len(self.abandoned),
             held=tuple(rungs[index].name for index in machine.held),

@@ -116,7 +116,7 @@ def simulate(
         healer.begin_on(world)
         world.run(until)
         still_open = tuple(status.incident for status in healer.status().values() if status.incident is not None)
-        world.leave()
+        world.let_go()
     return Story(events=tuple(events), incidents=healer.incidents(), still_open=still_open, until=until)
 
 
@@ -157,11 +157,12 @@ class World:
         """
         self._alarm = (when, fn)
 
-    def post(self, fn: Callable[[], None]) -> None:
+    def post(self, fn: Callable[[], None]) -> bool:
         """
         As `selfheal.runtime.hosts.Host.post`.
         """
         self._ready.append(fn)
+        return True
 
     def sleep(self, sleeper: _Sleeper, when: float) -> None:
         """
@@ -192,7 +193,7 @@ class World:
                 self._clock.move_to(alarm[0])
                 alarm[1]()
 
-    def leave(self) -> None:
+    def let_go(self) -> None:
         """
         Leave whatever still waits where it is.
         """
@@ -258,13 +259,6 @@ class _Sleeper:
         self._cancel = True
         self._due = None
         self._world.post(self.step)
-
-    def drop(self) -> None:
-        """
-        End it at its next step.
-        """
-        self._tether.dropped = True
-        self.cancel()
 
 
 async def _awaiting(awaitable: Awaitable[object]) -> object:
