@@ -28,6 +28,7 @@ HEALER_STOPPED: Final = "selfheal.healer.stopped"
 CHECK_COMPLETED: Final = "selfheal.check.completed"
 CHECK_ABANDONED: Final = "selfheal.check.abandoned"
 CHECK_ENDED: Final = "selfheal.check.ended"
+CHECK_BROKEN: Final = "selfheal.check.broken"
 CHECK_STALE: Final = "selfheal.check.stale"
 CHECK_DELAYED: Final = "selfheal.check.delayed"
 STATE_CHANGED: Final = "selfheal.state.changed"
@@ -57,6 +58,9 @@ EVENTS: Final[dict[str, EventName]] = {
     CHECK_COMPLETED: EventName(_DEBUG, ("status", "kind", "duration", "scheduled_lag"), "One run of a check ended."),
     CHECK_ABANDONED: EventName(_WARNING, ("timeout", "abandoned"), "A run outlived its deadline and still runs."),
     CHECK_ENDED: EventName(_INFO, ("duration", "abandoned"), "An abandoned run has ended after all."),
+    CHECK_BROKEN: EventName(
+        _WARNING, ("error_type", "message"), "The probe itself is mistaken: its answer means nothing, or its own lines raise."
+    ),
     CHECK_STALE: EventName(_WARNING, ("age",), "There has been no known result for too long."),
     CHECK_DELAYED: EventName(_WARNING, ("delay",), "A due check waits for a free thread."),
     STATE_CHANGED: EventName(_INFO, ("from_state", "to_state", "reason"), "The healing of a check moved on."),

@@ -684,6 +684,10 @@ def test_a_probe_that_answers_nonsense_is_reported_and_never_healed():
     kinds = {event.check: event.fields["kind"] for event in named(story.events, names.CHECK_COMPLETED)}
 
     assert {"nonsense": "probe_error", "mistake": "probe_error", "nan": None, "fine": None} == kinds
+    assert {"nonsense": None, "mistake": "NameError"} == {
+        event.check: event.fields["error_type"] for event in named(story.events, names.CHECK_BROKEN)
+    }
+    assert 2 == len(named(story.events, names.CHECK_BROKEN))
     assert [] == story.actions()
     assert 13 == len(healthy.runs)
 

@@ -43,6 +43,7 @@ class Reporter:
         """
         A check has given a result. Not even looked at unless somebody listens.
         """
+        self._tell_mistakes(watch, result)
         if not self._dispatcher.wants(names.CHECK_COMPLETED):
             return
         fields = {
@@ -53,6 +54,23 @@ class Reporter:
         }
         error = None if result.fault is None else result.fault.error
         self.send(watch, Entry(now, names.CHECK_COMPLETED, fields), error)
+
+    def _tell_mistakes(self, watch: Watch, result: CheckResult) -> None:
+        """
+        A mistake in a probe heals nothing and alarms nobody, so it is said once, when it begins.
+        """
+        fault = result.fault
+        if fault is None or fault.kind != "probe_error":
+            watch.broken = False
+        elif not watch.broken:
+            watch.broken = True
+            error = fault.error  # its text may hold anything; what is wrong with an answer is ours to say
+            self.note(
+                watch,
+                names.CHECK_BROKEN,
+                error_type=None if error is None else type(error).__name__,
+                message=fault.message if error is None else None,
+            )
 
     def note(self, watch: Watch, event: str, **fields: Field) -> None:
         """

@@ -88,6 +88,7 @@ class Watch(Timed):
         "asking",
         "better_asked",
         "better_since",
+        "broken",
         "charged",
         "check",
         "due",
@@ -133,6 +134,8 @@ class Watch(Timed):
         #: Held leaves in force, by rung, oldest first.
         self.applied: dict[int, list[RecoveryAction]] = {}
         self.last: CheckResult | None = None
+        #: The last result was a mistake of the probe itself.
+        self.broken = False
         self.due = 0.0
         #: Incidents so far, and the number of the open one or `None`.
         self.opened = 0
