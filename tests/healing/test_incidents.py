@@ -133,6 +133,21 @@ def test_only_the_gate_closed_at_the_end_suppresses(by_hand, rung):
     assert IncidentResult.SELF_RESOLVED is hand.machine.last_incident.result
 
 
+def test_the_gate_of_one_incident_does_not_suppress_the_next(by_hand, rung):
+    """
+    An incident in which no gate was asked is not suppressed by what was closed in the one before.
+    """
+    hand = by_hand(rung("a"))
+    hand.falls()
+    restored_by_itself(hand, Gate.PAUSED)
+    hand.survives()
+    hand.falls()
+    hand.machine.discard("resumed", now=hand.now)
+    hand.good(2)
+    hand.survives()
+    assert IncidentResult.SELF_RESOLVED is hand.machine.last_incident.result
+
+
 def test_exhausted(by_hand, rung):
     """
     An incident that was exhausted, and in which no later action was verified, ends as exhausted.

@@ -366,6 +366,17 @@ def test_max_incident_age_exhausts_an_incident(by_hand, rung):
     assert EXHAUSTED is hand.machine.state
 
 
+def test_the_age_is_looked_at_right_before_an_action(by_hand, rung):
+    """
+    A driver that comes back too late finds the incident given up, not an action.
+    """
+    hand = by_hand(rung("a"), max_incident_age=20)
+    hand.falls()
+    hand.now += 20
+    assert Check() == hand.ask()
+    assert EXHAUSTED is hand.machine.state
+
+
 def test_an_incident_does_not_age_while_a_gate_is_closed(by_hand, rung):
     """
     Only time with gates open counts against `max_incident_age`.
@@ -439,6 +450,24 @@ def test_a_relapse_of_nobodys_merit_is_charged_to_nobody(by_hand, rung):
     hand.good()
     hand.falls()
     assert Recover(rung=1, attempt=1) == hand.tick()
+    assert [] == hand.entries(names.HEALING_REFUTED)
+
+
+def test_an_earlier_merit_does_not_outlive_a_relapse(by_hand, rung):
+    """
+    What came back by itself after a relapse, and goes again, is not charged to the action that had helped before.
+    """
+    hand = by_hand(rung("a"), rung("b"))
+    hand.falls()
+    hand.heals()
+    hand.falls()
+    for _ in range(2):
+        hand.blocked(Gate.BUSY)
+        hand.good()
+    assert RESTORED is hand.machine.state
+    hand.machine.entries()
+    hand.falls()
+    assert RECOVERING is hand.machine.state
     assert [] == hand.entries(names.HEALING_REFUTED)
 
 
