@@ -113,7 +113,7 @@ class Engine:
             self._begin(host)
 
     def _prepare(self) -> None:
-        if self.running and self._host is not None and not self._host.post(_nothing):
+        if self.running and self._host is not None and not self._host.alive():
             self._bury()
         if self.running:
             msg = "this healer runs already. Make one for each process, and enter it once at a time."
@@ -205,7 +205,7 @@ class Engine:
         if self._thread is not None or host is None:
             msg = "this healer runs in a thread of its own: leave its `with`, or call healer.stop()."
             raise IllegalTransitionError(msg)
-        if not host.post(_nothing):
+        if not host.alive():
             self._bury()
             return
         import anyio
@@ -256,7 +256,9 @@ class Engine:
         """
         Whether the caller is on the loop's thread.
         """
-        return self.running and self._ident == threading.get_ident()
+        if not self.running or self._ident != threading.get_ident():
+            return False
+        return self._host is not None and self._host.alive()  # a thread may outlive its loop
 
     def on_loop(self, fn: Callable[[], R]) -> R:
         """
@@ -295,5 +297,5 @@ class Engine:
 
 def _nothing() -> None:
     """
-    Asks whether there is a loop, or waits for nobody.
+    Nobody waits for the last event.
     """

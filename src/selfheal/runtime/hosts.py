@@ -57,6 +57,12 @@ class Host(Protocol):
         """
         ...
 
+    def alive(self) -> bool:
+        """
+        Whether the loop has not ended. Safe from any thread.
+        """
+        ...
+
     def let_go(self) -> None:
         """
         End all that runs here at its next step, whatever it thinks of that.
@@ -127,6 +133,12 @@ class AsyncioHost:
             park(fn)
             return False
         return True
+
+    def alive(self) -> bool:
+        """
+        As `Host.alive`.
+        """
+        return not self._loop.is_closed()
 
     def let_go(self) -> None:
         """
@@ -242,6 +254,12 @@ class TrioHost:
             return False
         return True
 
+    def alive(self) -> bool:
+        """
+        As `Host.alive`.
+        """
+        return self.post(_nothing)
+
     def let_go(self) -> None:
         """
         As `Host.let_go`. The alarm's task ends as well.
@@ -270,6 +288,12 @@ class TrioHost:
             fn = self._alarm[1]
             self._alarm = (math.inf, fn)
             fn()
+
+
+def _nothing() -> None:
+    """
+    Asks whether there is a loop.
+    """
 
 
 class TrioHandle:

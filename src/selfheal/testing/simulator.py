@@ -193,6 +193,12 @@ class World:
                 self._clock.move_to(alarm[0])
                 alarm[1]()
 
+    def alive(self) -> bool:
+        """
+        As `selfheal.runtime.hosts.Host.alive`.
+        """
+        return True
+
     def let_go(self) -> None:
         """
         Leave whatever still waits where it is.
