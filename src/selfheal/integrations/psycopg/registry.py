@@ -60,6 +60,12 @@ class _Registered:
     quiet_since: float | None = None
 
 
+#: While it changes hands, a connection belongs to nobody for a moment: so often, and so far apart, a new registry looks
+#: at those that seem to be somebody else's. Some milliseconds, once in a pool's life.
+_GLANCES: Final = 5
+_GLANCE_SECONDS: Final = 0.001
+
+
 class ConnectionRegistry:
     """
     Knows the connections of one pool.
@@ -101,12 +107,14 @@ class ConnectionRegistry:
             # Once in a pool's life: those that it has given out already are known to nobody but the interpreter.
             import psycopg
 
-            for thing in gc.get_objects():
-                # Asked both ways in one moment: the walk takes long enough for a connection to change hands meanwhile.
-                if issubclass(type(thing), psycopg.BaseConnection) and (
-                    getattr(thing, "_pool", None) is pool or thing in pool._pool.copy()
-                ):
-                    registry.adopt(thing)
+            strangers = [thing for thing in gc.get_objects() if issubclass(type(thing), psycopg.BaseConnection)]
+            for _ in range(_GLANCES):
+                for connection in (known := [thing for thing in strangers if _belongs(thing, pool)]):
+                    registry.adopt(connection)
+                strangers = [thing for thing in strangers if thing not in known and not thing.closed]
+                if not strangers:
+                    break
+                threading.Event().wait(_GLANCE_SECONDS)
         for connection in pool._pool.copy():
             registry.adopt(connection)
         return registry
@@ -158,6 +166,11 @@ class _Done:
 
 
 _DONE: Final = _Done()
+
+
+def _belongs(connection: Any, pool: Any) -> bool:
+    # Asked both ways in one moment: given out, or at home.
+    return getattr(connection, "_pool", None) is pool or connection in pool._pool.copy()
 
 
 def _register(connection: Any) -> _Registered | None:
