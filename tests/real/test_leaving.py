@@ -150,6 +150,25 @@ def test_a_loop_that_ends_takes_its_healer_along(backend: str) -> None:
     assert len(runs) > before
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("after", [0.1, 0.6])
+def test_a_loop_ends_though_nobody_left_and_nothing_listens(backend: str, after: float) -> None:
+    """
+    Even a healer that is never left lets a loop end whose probe swallows every cancellation, before its deadline or
+    after it.
+    """
+    healer = Healer([HealthCheck(swallow, name="swallow", policy=FAST)], phase=0)
+
+    async def main() -> None:
+        await healer.astart()
+        await anyio.sleep(after)
+
+    started = time.monotonic()
+    run(backend, main)
+
+    assert time.monotonic() - started <= after + SLOW
+
+
 def test_a_probe_that_blocks_the_healers_loop_is_left_behind() -> None:
     """
     An async probe that blocks holds up the healer, never the program's way out: it warns, and a second life is fine.

@@ -102,11 +102,14 @@ class AsyncioHost:
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[AsyncioHandle] = set()
+        self._watchman: asyncio.Task[None] | None = None
 
     def start(self, fn: Start, ended: Ended) -> Handle:
         """
         As `Host.start`.
         """
+        if self._watchman is None or self._watchman.done():
+            self._watchman = self._loop.create_task(self._watch(), context=contextvars.Context())
         handle = AsyncioHandle(self._tasks, ended)
         handle.task = self._loop.create_task(handle.drive(fn), context=contextvars.Context())
         self._tasks.add(handle)  # asyncio itself keeps only weak references
@@ -146,6 +149,18 @@ class AsyncioHost:
         """
         if self._timer is not None:
             self._timer.cancel()
+        if self._watchman is not None:
+            self._watchman.cancel()
+        self._drop()
+
+    async def _watch(self) -> None:
+        # Nobody but a loop that ends cancels this task; it cancels everything, once, and then waits for all of it.
+        try:
+            await self._loop.create_future()
+        finally:
+            self._drop()
+
+    def _drop(self) -> None:
         for handle in tuple(self._tasks):
             handle.drop()
 
@@ -190,8 +205,9 @@ class AsyncioHandle:
         """
         End the task at its next step, whatever the coroutine does.
         """
-        self.tether.dropped = True
-        self.cancel()
+        if not self.tether.dropped:
+            self.tether.dropped = True
+            self.cancel()
 
 
 class TrioHost:
@@ -264,8 +280,7 @@ class TrioHost:
         """
         As `Host.let_go`. The alarm's task ends as well.
         """
-        for handle in tuple(self._tasks):
-            handle.drop()
+        self._drop()
         self._alarm = None
         if self._scope is not None:
             self._scope.cancel()
@@ -278,10 +293,17 @@ class TrioHost:
 
     async def _ring(self) -> None:
         # One task sleeps for all alarms; moving its deadline is cheaper than starting another.
-        while (alarm := self._alarm) is not None:
-            with self._trio.CancelScope(deadline=self._deadline(alarm[0])) as self._scope:
-                await self._trio.sleep_forever()
-            self._wake()
+        try:
+            while (alarm := self._alarm) is not None:
+                with self._trio.CancelScope(deadline=self._deadline(alarm[0])) as self._scope:
+                    await self._trio.sleep_forever()
+                self._wake()
+        finally:  # also when the loop ends: what is shielded after one cancellation does not hear of it
+            self._drop()
+
+    def _drop(self) -> None:
+        for handle in tuple(self._tasks):
+            handle.drop()
 
     def _wake(self) -> None:
         if self._alarm is not None:
