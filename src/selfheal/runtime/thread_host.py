@@ -8,7 +8,7 @@ import contextlib
 import threading
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from selfheal.errors import NotRunningError
 from selfheal.runtime.calls import ANSWER_WITHIN
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import asyncio
 
     from selfheal.clock import Clock
+
+
+#: Turns of the loop for tasks that were let go at the last moment: their cancellation, their end, and one to spare.
+LAST_TURNS: Final = 3
 
 
 class LoopThread:
@@ -79,6 +83,9 @@ class LoopThread:
         loop.call_soon(self._ready.set)
         try:
             loop.run_forever()
+            for _ in range(LAST_TURNS):
+                loop.call_soon(loop.stop)
+                loop.run_forever()
         finally:
             # What is left in it swallows cancellation; closing the loop does not wait for it.
             loop.close()
