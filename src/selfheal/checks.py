@@ -103,7 +103,7 @@ class HealthCheck:
             "depends_on": _dependencies(name, depends_on),
             "shared": shared,
             "kinds": FAULT_KINDS | {require_name(kind, "fault kind") for kind in _several(name, "kinds", kinds)},
-            "budget": budget,
+            "budget": _budget(name, budget),
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -235,6 +235,13 @@ def _monitors(name: str, given: Iterable[Monitor]) -> tuple[Monitor, ...]:
     return monitors
 
 
+def _budget(name: str, given: object) -> Budget | None:
+    if given is None or isinstance(given, Budget):
+        return given
+    msg = f"check {name!r}: budget={given!r}: write Budget(3, per=300), for at most 3 actions in 300 s."
+    raise ConfigError(msg)
+
+
 def _ladder(recovery: object) -> Ladder:
     if recovery is None:
         return Ladder()
@@ -261,6 +268,15 @@ def _require_workable(check: HealthCheck) -> None:
         msg = f"check {check.name!r} has neither a probe nor a monitor: there is nothing to look at."
         raise ConfigError(msg)
     if check.recovery.rungs:
+        from selfheal.recovery.function import kinds_named_by
+
+        unknown = sorted({kind for rung in check.recovery.rungs for kind in kinds_named_by(rung.action)} - check.kinds)
+        if unknown:
+            msg = (
+                f"check {check.name!r}: its ladder names {', '.join(unknown)}, which no fault of it can be. "
+                f"Declare kinds of your own by kinds=; the others are: {', '.join(sorted(check.kinds))}."
+            )
+            raise ConfigError(msg)
         # Here, so that marking a function that nothing heals does not load the machine.
         from selfheal.healing.feasibility import require_feasible
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from selfheal.checks import resolve
+from selfheal.checks import HealthCheck, resolve
 from selfheal.clock import SystemClock
 from selfheal.errors import ConfigError
 from selfheal.model.policy import Budget
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import datetime as dt
     import random as random_module
 
-    from selfheal.checks import HealthCheck
     from selfheal.clock import Clock
     from selfheal.model import Incident, Journal
     from selfheal.runtime.gating import Explanation
@@ -86,6 +85,9 @@ class Healer:
         redact: Callable[[str], str] | None = None,
         after_fork: Literal["warn", "start"] = "warn",
     ) -> None:
+        if isinstance(checks, HealthCheck) or callable(checks):
+            msg = f"Healer({checks!r}): give a list of checks, Healer([check])."
+            raise ConfigError(msg)
         # Here, so that whoever only names the Healer does not pay for the rooms that wait.
         from selfheal.runtime.desk import Desk
         from selfheal.runtime.settings import Settings

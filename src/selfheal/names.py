@@ -59,7 +59,9 @@ EVENTS: Final[dict[str, EventName]] = {
     CHECK_ABANDONED: EventName(_WARNING, ("timeout", "abandoned"), "A run outlived its deadline and still runs."),
     CHECK_ENDED: EventName(_INFO, ("duration", "abandoned"), "An abandoned run has ended after all."),
     CHECK_BROKEN: EventName(
-        _WARNING, ("error_type", "message"), "The probe itself is mistaken: its answer means nothing, or its own lines raise."
+        _WARNING,
+        ("error_type", "message"),
+        "The probe itself is mistaken: its answer means nothing, or its own lines raise.",
     ),
     CHECK_STALE: EventName(_WARNING, ("age",), "There has been no known result for too long."),
     CHECK_DELAYED: EventName(_WARNING, ("delay",), "A due check waits for a free thread."),

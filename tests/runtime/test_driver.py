@@ -714,3 +714,71 @@ def test_a_two_hour_outage_ends_healed():
 
     assert [7210.0] == kicked
     assert ["healed"] == [incident.result.value for incident in story.incidents]
+
+
+def test_a_deadline_served_late_gives_the_answer_a_second_chance():
+    """
+    If it is us who are late (a stopped process, a blocked loop), a run is not called timed out at once.
+    """
+    clock = VirtualClock()
+    seen = []
+
+    async def probe() -> None:
+        await clock.sleep(1)
+
+    async def main() -> None:
+        healer = Healer([HealthCheck(probe, name="db", policy=policy(fall=1))], clock=clock, phase=0, slack=0)
+        healer.on_event(seen.append, events=[names.CHECK_COMPLETED])
+        async with healer:
+            await clock.sleep(0.5)
+            clock.pass_time(60)  # nothing on this loop runs for a minute
+            await clock.sleep(2)
+
+    clock.run(main)
+
+    assert {"healthy"} == {event.fields["status"] for event in seen}
+
+
+def test_a_filed_incident_holds_no_exception():
+    """
+    An exception holds the frames it came through, with all their locals: what is filed keeps its text alone.
+    """
+    clock = VirtualClock()
+    broken = [True]
+
+    @recovery_action
+    async def repair(ctx) -> None:
+        broken[0] = False
+
+    async def probe() -> None:
+        if broken[0]:
+            raise OSError("no route")
+
+    story = simulate([HealthCheck(probe, name="db", policy=policy(), recovery=repair)], until=60, clock=clock)
+    (incident,) = story.incidents
+
+    assert ("error", None) == (incident.trigger.kind, incident.trigger.error)
+    assert "no route" in incident.trigger.message
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Healer(HealthCheck(lambda: None, name="db")), "give a list"),
+        (lambda: Healer([], budget=5), "write Budget"),
+        (lambda: Healer([], allow_destructive="no"), "True or False"),
+        (lambda: HealthCheck(lambda: None, name="db", budget=5), "write Budget"),
+        (
+            lambda: HealthCheck(
+                lambda: None, name="db", recovery=recovery_action(lambda ctx: None, name="a").when(kinds={"stael"})
+            ),
+            "names stael",
+        ),
+    ],
+)
+def test_slips_are_told_at_the_front_door(make, text):
+    """
+    What is easily got wrong is an error of configuration that says what to write instead.
+    """
+    with pytest.raises(ConfigError, match=text):
+        make()

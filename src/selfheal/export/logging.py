@@ -68,13 +68,15 @@ class LogExporter:
         """
         Write what *healer* does from now on.
 
-        Events whose level is off at this moment are not even asked for, so
-        that they cost nothing. Set the level first.
+        Events of the level DEBUG are not even asked for unless it is on at
+        this moment, so that they cost nothing: set that level first.
 
         Returns:
             A function that ends it.
         """
-        return healer.on_event(self, events=[name for name, level in _LOUDEST.items() if self._enabled(level)])
+        # The rest is: many a framework configures logging after the start.
+        wanted = [name for name, level in _LOUDEST.items() if level > logging.DEBUG or self._enabled(level)]
+        return healer.on_event(self, events=wanted)
 
     def __call__(self, event: Event) -> None:
         """

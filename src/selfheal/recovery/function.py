@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import functools
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from selfheal.errors import ConfigError
 from selfheal.model.ladder import Blast, Ladder
 from selfheal.model.settings import require_name
-from selfheal.recovery.action import RecoveryAction, Tree
+from selfheal.recovery.action import RecoveryAction, Tree, When
 from selfheal.recovery.signatures import is_generator, name_of, takes
 
 
@@ -242,6 +242,20 @@ class ByFault(Tree):
     def __str__(self) -> str:
         cases = ", ".join(f"{kind!r}: {action}" for kind, action in self.cases.items())
         return f"by_fault({{{cases}}}{f', default={self.default}' if self.default else ''})"
+
+
+def kinds_named_by(action: object) -> frozenset[str]:
+    """
+    The fault kinds that a tree names anywhere: in ``when``, in `by_fault`, or in a class.
+    """
+    if isinstance(action, ByFault):
+        own: Iterable[str] = action.cases
+    elif isinstance(action, When):
+        own = action.only
+    else:
+        own = (action.kinds or ()) if isinstance(action, RecoveryAction) else ()
+    branches = action.branches if isinstance(action, Tree) else ()
+    return frozenset(own).union(*map(kinds_named_by, branches))
 
 
 def _require_one_argument(function: object) -> None:

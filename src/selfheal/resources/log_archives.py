@@ -59,7 +59,8 @@ def _absolute(value: str | os.PathLike[str]) -> str:
 
 
 def _all_absolute(values: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    return tuple(map(_absolute, values))
+    # One path alone is a mistake easily made, and taken letter by letter it would protect nothing.
+    return tuple(map(_absolute, [values] if isinstance(values, str | os.PathLike) else values))
 
 
 @attrs.frozen(repr=False)

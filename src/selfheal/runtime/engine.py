@@ -4,6 +4,7 @@ The life of a healer in one process: starting, stopping, forking, and reaching i
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 
@@ -230,7 +231,7 @@ class Engine:
 
     def _raise_failure(self) -> None:
         failure, self.driver.failure = self.driver.failure, None
-        if failure is not None:
+        if failure is not None and sys.exception() is None:  # whatever leaves the block already goes first
             raise failure
 
     def reset_after_fork(self) -> None:

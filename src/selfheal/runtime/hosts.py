@@ -98,6 +98,7 @@ class AsyncioHost:
         import asyncio
 
         self.cancelled: tuple[type[BaseException], ...] = (asyncio.CancelledError, Stopped)
+        self._task = asyncio.Task
         self._loop = loop
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
@@ -111,8 +112,9 @@ class AsyncioHost:
         if self._watchman is None or self._watchman.done():
             self._watchman = self._loop.create_task(self._watch(), context=contextvars.Context())
         handle = AsyncioHandle(self._tasks, ended)
-        handle.task = self._loop.create_task(handle.drive(fn), context=contextvars.Context())
         self._tasks.add(handle)  # asyncio itself keeps only weak references
+        # Not by create_task: an eager task factory would run the user's code, and report, before we have returned.
+        handle.task = self._task(handle.drive(fn), loop=self._loop, context=contextvars.Context())
         return handle
 
     def alarm(self, when: float, fn: Callable[[], None]) -> None:

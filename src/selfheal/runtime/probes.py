@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 #: Abandoned runs of one check at most. Every one may hold a thread and a connection for ever.
 MAX_ABANDONED: Final = 4
 
+#: A deadline that is served later than this share of the timeout was not missed by the probe. It gets as much again, once.
+LATE_SHARE: Final = 0.5
+
 #: Seconds that a due check has to wait for a free thread before it is worth an event.
 DELAY_WORTH_TELLING: Final = 0.1
 
@@ -53,7 +56,7 @@ class ProbeRun:
     One run of one check.
     """
 
-    __slots__ = ("_driver", "_handle", "_watch", "settled", "started")
+    __slots__ = ("_driver", "_excused", "_handle", "_watch", "settled", "started")
 
     _handle: Handle
 
@@ -63,6 +66,7 @@ class ProbeRun:
         self.started = now
         #: A result was given: later news of this run is no evidence.
         self.settled = False
+        self._excused = False
 
     def launch(self, probe: Callable[[], object], *, is_async: bool) -> None:
         """
@@ -137,12 +141,17 @@ class ProbeRun:
         The deadline is over: stop waiting, say so, and ask the run to stop.
         """
         watch = self._watch
+        timeout = watch.check.policy.timeout
+        if not self._excused and now - self.started > timeout * (1 + LATE_SHARE):
+            # It is us who are late: the process was stopped, or something blocks the loop. The answer may lie there.
+            self._excused = True
+            self._driver.schedule.put(watch, now + timeout * LATE_SHARE)
+            return
         self.settled = True
         watch.run = None
         watch.abandoned.append(self)
         self._driver.run_abandoned(watch)
         self._handle.cancel()
-        timeout = watch.check.policy.timeout
         result = CheckResult.unhealthy(
             "timeout", message=f"no answer within {timeout:g} s", started_at=self.started, duration=now - self.started
         )

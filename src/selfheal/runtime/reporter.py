@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
 from selfheal import names
 from selfheal.model import Entry, Event, Field
 from selfheal.model.rings import IncidentRing
@@ -103,7 +105,9 @@ class Reporter:
     def _closed(self, watch: Watch, entry: Entry) -> None:
         incident = watch.machine.last_incident
         if incident is not None:
-            self.incidents.append(watch.named(incident))
+            # Without the exception: its traceback holds the frames of the run, and all that they held.
+            trigger = attrs.evolve(incident.trigger, error=None)
+            self.incidents.append(attrs.evolve(watch.named(incident), trigger=trigger))
         if entry.fields.get("result") == "healed":
             for ledger, token in watch.charged:
                 ledger.refund({token})

@@ -5,7 +5,7 @@ What the front door was told, checked.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -49,8 +49,8 @@ class Settings:
     """
 
     mode: str = attrs.field(validator=_one_of("enforce", "observe"))
-    allow_destructive: bool
-    budget: Budget
+    allow_destructive: Any
+    budget: Any
     max_concurrent: int
     max_threads: int
     grace: float = attrs.field(converter=seconds)
@@ -60,5 +60,11 @@ class Settings:
     uniform: Callable[[], float] = attrs.field(alias="random", converter=_uniform, repr=False)
 
     def __attrs_post_init__(self) -> None:
+        if not isinstance(self.budget, Budget):
+            msg = f"budget={self.budget!r}: write Budget(10, per=600), for at most 10 actions in 600 s."
+            raise ConfigError(msg)
+        if self.allow_destructive not in (True, False):
+            msg = f"allow_destructive={self.allow_destructive!r}: must be True or False."
+            raise ConfigError(msg)
         require(self, at_least_one, "max_concurrent", "max_threads")
         require(self, not_negative, "grace", "phase", "slack")
