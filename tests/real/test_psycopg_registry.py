@@ -38,10 +38,12 @@ def busy_pool(dsn: str) -> Iterator[Any]:
         workers = [threading.Thread(target=work, args=(pool,)) for _ in range(SIZE + 2)]
         for worker in workers:
             worker.start()
-        yield pool
-        stopping.set()
-        for worker in workers:
-            worker.join()
+        try:
+            yield pool
+        finally:
+            stopping.set()
+            for worker in workers:
+                worker.join()
 
 
 def test_a_registry_that_comes_late_knows_connections_that_change_hands(primary: Postgres) -> None:
