@@ -55,6 +55,7 @@ class Engine:
         self._removes: dict[object, Callable[[], None]] = {}
         self._calls = Calls()
         self._lock = threading.RLock()  # held while no loop runs, which else puts things in order
+        self._leaving = threading.RLock()  # one stops, whoever else wants to waits; a signal handler may come between
         self.checks: dict[str, HealthCheck] = {}
         self._reset()
 
@@ -166,14 +167,17 @@ class Engine:
         Raises:
             IllegalTransitionError: If it runs inside your own loop: await `astop` there. Or on its own thread.
         """
-        if not self.running:
-            return
+        if self._thread is not None and self._thread.here:
+            msg = "stop would block the event loop it waits for: call it from another thread."
+            raise IllegalTransitionError(msg)
+        with self._leaving:
+            if self.running:
+                self._stop(revert=revert)
+
+    def _stop(self, *, revert: bool) -> None:
         thread, host, driver = self._thread, self._host, self.driver
         if thread is None or host is None:
             msg = "this healer runs inside your event loop: leave its `async with`, or await healer.astop()."
-            raise IllegalTransitionError(msg)
-        if thread.here:
-            msg = "stop would block the event loop it waits for: call it from another thread."
             raise IllegalTransitionError(msg)
         until = self.clock.now() + self.settings.grace
         closed, delivered = threading.Event(), threading.Event()
@@ -190,7 +194,7 @@ class Engine:
             self._thread = None
             self._calls.let_go()
         if not ended:
-            warnings.warn("the healer's thread has not ended: something blocks its loop", RuntimeWarning, stacklevel=2)
+            warnings.warn("the healer's thread has not ended: something blocks its loop", RuntimeWarning, stacklevel=4)
         self._raise_failure()
 
     async def astop(self, *, revert: bool = False) -> None:
@@ -241,7 +245,7 @@ class Engine:
         was_running = self.running and not self.clock.virtual  # a simulation ends without being left
         keep_inherited((self.driver, self.dispatcher, self._thread, self._host, self._calls))
         leash.forget_parent()
-        self._lock, self._calls = threading.RLock(), Calls()
+        self._lock, self._leaving, self._calls = threading.RLock(), threading.RLock(), Calls()
         self._reset()
         if was_running and self.settings.after_fork == "start":
             self.start()
