@@ -58,6 +58,37 @@ def test_memory_stays_flat(backend: str, what: str, monkeypatch: pytest.MonkeyPa
     assert blocks[1] - blocks[0] < 500
 
 
+def test_runs_that_find_all_well_keep_no_garbage_collector_busy() -> None:
+    """
+    Of a good run no object stays that is collected one day: the application's loop would stand still for it.
+    """
+    clock = VirtualClock()
+
+    async def probe() -> None: ...
+
+    policy = HealingPolicy(interval=2, timeout=1, jitter=0)
+    checks = [HealthCheck(probe, name=f"check-{number}", policy=policy) for number in range(200)]
+    healer = Healer(checks, clock=clock, slack=0, random=Even())
+    survivors = []
+
+    async def main() -> None:
+        async with healer:
+            await clock.sleep(10)
+            gc.collect()
+            gc.disable()
+            try:
+                await clock.sleep(10)
+                gc.collect(0)
+                survivors.extend(gc.get_objects(generation=1))
+            finally:
+                gc.enable()
+
+    clock.run(main)
+
+    assert len(survivors) < len(checks) / 2
+    assert all(status.last is not None and status.last.duration == 0 for status in healer.status().values())
+
+
 def test_a_heap_of_times_keeps_two_entries_a_thing() -> None:
     """
     However often times are replaced, the heap is compacted.

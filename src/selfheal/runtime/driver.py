@@ -273,9 +273,8 @@ class Driver:
         """
         Feed a result to the machine and to the records.
         """
-        watch.last = result
         started = now if result.started_at is None else result.started_at
-        watch.ring.append(started, result.status, result.duration)
+        watch.remember(result, started)
         watch.machine.checked(result, now=now)
         self.reporter.completed(watch, result, started, now)
         if watch.hopes and watch.is_well:

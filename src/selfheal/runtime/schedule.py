@@ -33,48 +33,47 @@ class Schedule:
     Each thing stands in it at most once: a new time replaces the old one.
 
     `put` and `pop` are O(log n). Replaced entries stay until they are the
-    majority, so memory is bounded by two entries a thing.
+    majority, so memory is bounded by two entries a thing. An entry is two
+    numbers: the garbage collector does not follow those, however many there are.
     """
 
-    __slots__ = ("_heap", "_live", "_ticket")
+    __slots__ = ("_heap", "_ticket", "_waiting")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Timed]] = []
-        self._live = 0
+        self._heap: list[tuple[float, int]] = []
+        self._waiting: dict[int, Timed] = {}
         self._ticket = 0
 
     def __len__(self) -> int:
-        return self._live
+        return len(self._waiting)
 
     def put(self, thing: Timed, when: float, slack: float = 0.0) -> None:
         """
         Wake *thing* at *when*, or up to *slack* seconds later if that saves a wake-up.
         """
-        if thing.ticket == 0:
-            self._live += 1
+        waiting, heap = self._waiting, self._heap
+        waiting.pop(thing.ticket, None)
         self._ticket = ticket = self._ticket + 1
         thing.ticket = ticket
         thing.slack = slack
-        heap = self._heap
-        heapq.heappush(heap, (when + slack, ticket, thing))
-        if len(heap) > _SMALL and len(heap) > 2 * self._live:
-            self._heap = [entry for entry in heap if entry[2].ticket == entry[1]]
+        waiting[ticket] = thing
+        heapq.heappush(heap, (when + slack, ticket))
+        if len(heap) > _SMALL and len(heap) > 2 * len(waiting):
+            self._heap = [entry for entry in heap if entry[1] in waiting]
             heapq.heapify(self._heap)
 
     def remove(self, thing: Timed) -> None:
         """
         *thing* wants nothing any more.
         """
-        if thing.ticket:
-            thing.ticket = 0
-            self._live -= 1
+        self._waiting.pop(thing.ticket, None)
 
     def next(self) -> float | None:
         """
         When to wake up at the latest, or `None`.
         """
-        heap = self._heap
-        while heap and heap[0][2].ticket != heap[0][1]:
+        heap, waiting = self._heap, self._waiting
+        while heap and heap[0][1] not in waiting:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
@@ -82,12 +81,13 @@ class Schedule:
         """
         One thing whose time has come, or `None`. What is due within its slack comes along.
         """
-        if self.next() is None:
+        latest = self.next()
+        if latest is None:
             return None
-        latest, _, thing = self._heap[0]
+        ticket = self._heap[0][1]
+        thing = self._waiting[ticket]
         if latest - thing.slack > now:
             return None
         heapq.heappop(self._heap)
-        thing.ticket = 0
-        self._live -= 1
+        del self._waiting[ticket]
         return thing

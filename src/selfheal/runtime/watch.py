@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from selfheal.healing.ledgers import BudgetLedger, CooldownLedger, FlapLedger
-from selfheal.model import HealingState, HealthStatus
+from selfheal.model import CheckResult, HealingState, HealthStatus
 from selfheal.model.rings import ResultRing
 from selfheal.runtime.schedule import Timed
 
@@ -18,7 +18,7 @@ from selfheal.runtime.schedule import Timed
 if TYPE_CHECKING:
     from selfheal.checks import HealthCheck
     from selfheal.healing import HealingStateMachine
-    from selfheal.model import CheckResult, Fault, Incident
+    from selfheal.model import Fault, Incident
     from selfheal.recovery import RecoveryAction
     from selfheal.runtime.actions import ActionRun
     from selfheal.runtime.probes import ProbeRun
@@ -82,6 +82,7 @@ class Watch(Timed):
     """
 
     __slots__ = (
+        "_telling",
         "abandoned",
         "action",
         "applied",
@@ -97,7 +98,6 @@ class Watch(Timed):
         "gone",
         "hopes",
         "is_async",
-        "last",
         "machine",
         "number",
         "opened",
@@ -133,7 +133,8 @@ class Watch(Timed):
         self.better_since: float | None = None
         #: Held leaves in force, by rung, oldest first.
         self.applied: dict[int, list[RecoveryAction]] = {}
-        self.last: CheckResult | None = None
+        #: The last result, if it says more than that all is well.
+        self._telling: CheckResult | None = None
         #: The last result was a mistake of the probe itself.
         self.broken = False
         self.due = 0.0
@@ -160,6 +161,30 @@ class Watch(Timed):
         Whether nothing runs for it that has a say in what comes next.
         """
         return self.run is None and self.action is None and self.asking is None and not self.gone
+
+    def remember(self, result: CheckResult, started: float) -> None:
+        """
+        Keep *result*, of a run that began at *started*.
+
+        A run that finds all well leaves no object behind. One each, and the garbage collector would go through
+        the whole application every few seconds: measured with 10,000 checks, it stopped the loop for 0.2 s.
+        """
+        plain = result.status is HealthStatus.HEALTHY and not result.data
+        if not plain:  # set before the ring moves and cleared after: other threads read `last`
+            self._telling = result
+        self.ring.append(started, result.status, result.duration)
+        if plain:
+            self._telling = None
+
+    @property
+    def last(self) -> CheckResult | None:
+        """
+        The last result; of a plain good one, the duration has seven digits.
+        """
+        if self._telling is not None or not self.ring.total:
+            return self._telling
+        (past,) = self.ring.last(1)
+        return CheckResult(past.status, started_at=past.at, duration=past.duration)
 
     def better(self, *, good: bool, at: float, now: float) -> None:
         """
