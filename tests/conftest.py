@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 import time
 
 from collections.abc import Generator
@@ -23,6 +24,12 @@ Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 hypothesis.settings.register_profile("dev", max_examples=100, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("dev")
+
+
+def pytest_configure() -> None:
+    """Programs under test hear Ctrl-C, also if we run in the background of a shell, which has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
