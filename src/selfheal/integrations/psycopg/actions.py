@@ -11,7 +11,8 @@ import attrs
 
 from selfheal.errors import ConfigError, Escalate, SelfHealError
 from selfheal.integrations import require
-from selfheal.integrations.psycopg.io import IO, in_use, io_for, is_async, run
+from selfheal.integrations.colours import in_use, run
+from selfheal.integrations.psycopg.io import IO, io_for, is_async
 from selfheal.integrations.psycopg.registry import ConnectionRegistry
 from selfheal.integrations.psycopg.views import View, Viewer
 from selfheal.model import Ladder, RecoveryContext

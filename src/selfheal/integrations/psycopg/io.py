@@ -1,26 +1,21 @@
 """
 What probe and actions do to a pool, once for threads and once for an event loop.
 
-Both kinds have the same coroutine methods, so what is decided is written once:
-the blocking ones never wait for a loop, and `run` drives such a coroutine to
-its end in one go.
+Both kinds have the same coroutine methods, so what is decided is written once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import selectors
 import threading
 import time
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
-
-T = TypeVar("T")
 
 #: Attempts to connect that may hang at once: each holds a thread, for as long as name resolution and the kernel like.
 ATTEMPTS: Final = 8
@@ -159,34 +154,6 @@ def io_for(source: Any) -> IO:
     What fits the colour of *source*: a pool, or a `Rebuildable` of pools.
     """
     return _OnLoop() if is_async(source) else _Blocking()
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """
-    The result of a coroutine that does blocking things only, and so never waits for a loop.
-    """
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        return cast("T", done.value)
-    coroutine.close()
-    msg = "this coroutine waits for an event loop, and there is none here"
-    raise RuntimeError(msg)
-
-
-@contextlib.asynccontextmanager
-async def in_use(source: Any) -> AsyncIterator[Any]:
-    """
-    The pool itself, leased while it is looked at if *source* is a `Rebuildable`.
-    """
-    if not hasattr(source, "rebuild"):
-        yield source
-    elif source.is_async:
-        async with source.use() as pool:
-            yield pool
-    else:
-        with source.use() as pool:
-            yield pool
 
 
 def is_async(source: Any) -> bool:

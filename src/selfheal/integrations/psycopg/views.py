@@ -5,6 +5,7 @@ Two views of a pooled database, each on its own deadline: over a fresh connectio
 from __future__ import annotations
 
 import math
+import re
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
@@ -12,6 +13,8 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from selfheal.clock import SystemClock
+from selfheal.integrations import pooled
+from selfheal.integrations.pooled import Failure
 from selfheal.integrations.psycopg.io import IO, give_back
 from selfheal.integrations.psycopg.registry import ConnectionRegistry, Session
 
@@ -22,6 +25,12 @@ _FREE: Final = """
     current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
     - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
 """
+
+#: What a server says about class 28. libpq keeps no SQLSTATE of a connection that failed, so the text has to do.
+_REFUSED: Final = re.compile(
+    "authentication failed|no password supplied|pg_hba.conf|role .* does not exist|not permitted to log in"
+)
+
 _now = SystemClock.now
 
 #: Address and port of a server, as libpq has them.
@@ -29,25 +38,54 @@ Address: TypeAlias = tuple[bytes, bytes]
 
 
 @attrs.frozen(kw_only=True)
-class View:
+class View(pooled.View):
     """
     What one way to the server has shown.
 
     Args:
-        error: Why it did not answer, or `None`. `TimeoutError`: the query was sent, and no answer came in time.
-        read_only: Nothing can be written over it.
         free: Connections that the server could still take; a fresh connection asks for it.
-        hung: Connections of the pool whose query this server does not work on.
         working: Connections of the pool whose query it is busy with, however long already.
         elsewhere: Connections of the pool that wait for a server which this way does not lead to.
     """
 
-    error: Exception | None = None
-    read_only: bool = False
     free: int = 0
-    hung: tuple[Any, ...] = ()
     working: tuple[Any, ...] = ()
     elsewhere: int = 0
+
+    @classmethod
+    def failed(cls, error: Exception, *, connecting: bool = False) -> View:
+        """
+        The view that ended with *error*.
+
+        Args:
+            error: What was raised. `TimeoutError`: the query was sent, and no answer came in time.
+            connecting: It was raised before there was a connection.
+        """
+        return cls(error=error, failure=_refusal(error) if connecting else _failure(error))
+
+    @property
+    def good(self) -> bool:
+        """
+        Whether there is nothing that a second look could explain.
+        """
+        return super().good and not self.elsewhere
+
+
+def _refusal(error: Exception) -> Failure:
+    return Failure.REFUSED if _REFUSED.search(str(error)) else Failure.DEAD
+
+
+def _failure(error: Exception) -> Failure:
+    import psycopg
+    import psycopg_pool
+
+    if isinstance(error, (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed, psycopg_pool.TooManyRequests)):
+        return Failure.NONE
+    if isinstance(error, TimeoutError):
+        return Failure.SILENT
+    if getattr(error, "sqlstate", None) == "25006":
+        return Failure.READ_ONLY
+    return Failure.DEAD if isinstance(error, psycopg.OperationalError) else Failure.ERROR
 
 
 @attrs.frozen(kw_only=True)
@@ -81,12 +119,12 @@ class Viewer:
         try:
             connection = await self.io.borrow(self.pool, timeout / 2 if wait is None else wait)
         except Exception as exc:  # noqa: BLE001 - whatever the pool raises is what its users get
-            return View(error=exc)
-        view = View(error=TimeoutError())
+            return View.failed(exc)
+        view = View.failed(TimeoutError())
         try:
             view = await self._ask(connection, started, timeout, free="0")
         finally:
-            await give_back(self.io, self.pool, connection, broken=view.error is not None)
+            await give_back(self.io, self.pool, connection, broken=view.failure is not None)
         return view
 
     async def direct(self, timeout: float) -> View:
@@ -98,7 +136,7 @@ class Viewer:
             connection = await self._connect(timeout)
         except Exception as exc:  # noqa: BLE001 - whatever a newcomer gets
             error = ConnectionError(f"none within {timeout:.2f} s") if isinstance(exc, TimeoutError) else exc
-            return View(error=error)
+            return View.failed(error, connecting=True)
         try:
             view = await self._ask(connection, started, timeout, free=_FREE)
             address = _address(connection)
@@ -148,7 +186,7 @@ class Viewer:
             here = {key: session for key, session in suspects.items() if session.address == _address(connection)}
             hung, working = await self._judge(connection, here, left())
         except Exception as exc:  # noqa: BLE001 - a view is a value, whatever it shows
-            return View(error=exc)
+            return View.failed(exc)
         return View(
             read_only=read_only == "t",
             free=int(room or 0),
