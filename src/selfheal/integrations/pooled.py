@@ -64,12 +64,14 @@ class View:
         error: What was raised, or `None`.
         read_only: It answers, and nothing can be written over it.
         hung: Connections of the pool that wait for an answer which this server is not working on.
+        free: Connections that the server could still take, asked over a fresh one; `None`: not known.
     """
 
     failure: Failure | None = None
     error: Exception | None = None
     read_only: bool = False
     hung: tuple[Any, ...] = ()
+    free: int | None = None
 
     @property
     def good(self) -> bool:
@@ -89,12 +91,14 @@ class Usage:
         leaked: Given out, and silent for longer than anybody needs.
         missing: Counted by the pool as its own, and not there: it waits to connect.
         closed: The pool is closed.
+        opens: Connections that another such pool opens at once.
     """
 
     leased: int = 0
     leaked: int = 0
     missing: int = 0
     closed: bool = False
+    opens: int = 0
 
 
 class Pooled(Protocol):
@@ -156,9 +160,10 @@ class PooledHealth(Generic[R]):
     It raises `Unhealthy`, or returns a `CheckResult`; for an async pool it
     returns an awaitable. It ends by itself within *timeout*.
 
-    A driver derives from it and says in `_looking` how its pool is looked at.
+    A driver derives from it and says in `looking` how its pool is looked at.
 
     Args:
+        source: What is looked at: a client, or the `Rebuildable` that makes it.
         role: ``"primary"``: connections must be able to write. ``"any"``: reading is enough.
         timeout: Seconds for one run, all of it; keep it below the check's timeout.
 
@@ -171,10 +176,13 @@ class PooledHealth(Generic[R]):
     #: Whether it has to be awaited.
     is_async: bool = False
 
-    def __init__(self, *, role: Literal["primary", "any"] = "primary", timeout: float | dt.timedelta = 0.8) -> None:
+    def __init__(
+        self, source: Any, *, role: Literal["primary", "any"] = "primary", timeout: float | dt.timedelta = 0.8
+    ) -> None:
         if role not in {"primary", "any"}:
             msg = f"role={role!r}: must be 'primary' or 'any'."
             raise ConfigError(msg)
+        self.source = source
         self._role = role
         self._timeout = seconds(timeout)
         if not self._timeout > 0:
@@ -194,7 +202,7 @@ class PooledHealth(Generic[R]):
         looking: Any = self._look() if self.is_async else run(self._look())
         return cast("R", looking)
 
-    def _looking(self) -> AbstractAsyncContextManager[Pooled]:
+    def looking(self) -> AbstractAsyncContextManager[Pooled]:
         """
         The pool, as one look sees it; leased as long as it is looked at.
         """
@@ -202,7 +210,7 @@ class PooledHealth(Generic[R]):
 
     async def _look(self) -> CheckResult:
         until = _now() + self._timeout
-        async with self._looking() as pool:
+        async with self.looking() as pool:
             pooled = None
             if not pool.reconnecting():
                 pooled = await pool.pooled(_POOLED_SHARE * self._timeout)

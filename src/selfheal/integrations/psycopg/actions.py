@@ -4,19 +4,16 @@ What heals a *psycopg_pool* pool, cheapest first. None of it does anything while
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from selfheal.errors import ConfigError, Escalate, SelfHealError
-from selfheal.integrations import require
-from selfheal.integrations.colours import in_use, run
-from selfheal.integrations.psycopg.io import IO, io_for, is_async
-from selfheal.integrations.psycopg.registry import ConnectionRegistry
-from selfheal.integrations.psycopg.views import View, Viewer
+from selfheal.integrations.pooled_actions import PooledAction, RebuildPooled
+from selfheal.integrations.psycopg.probe import LookedAt, PoolHealth
+from selfheal.integrations.psycopg.views import View
 from selfheal.model import Ladder, RecoveryContext
-from selfheal.recovery import RecoveryAction, rung
+from selfheal.recovery import rung
 
 
 if TYPE_CHECKING:
@@ -27,12 +24,9 @@ if TYPE_CHECKING:
     AnyPool = ConnectionPool[Any] | AsyncConnectionPool[Any]
     Source = AnyPool | Rebuildable[ConnectionPool[Any]] | Rebuildable[AsyncConnectionPool[Any]]
 
-#: Seconds for a fresh connection, or for one look through a new pool, in an action: nobody is kept waiting by it.
-_PATIENCE = 2.0
-
 
 @attrs.frozen(repr=False)
-class PoolAction(RecoveryAction):
+class PoolAction(PooledAction):
     """
     The common part: a pool, sync or async, given directly or inside a `Rebuildable`.
 
@@ -42,37 +36,14 @@ class PoolAction(RecoveryAction):
         conninfo: Where a fresh connection goes to, or a function that tells; ``None``: where the pool's go to.
     """
 
-    # All of them use the pool only as its other users do, so one that hangs is in nobody's way.
-    safe_after_abandon: ClassVar[bool] = True
-
     pool: Source
     conninfo: str | Callable[[], Any] | None = attrs.field(default=None, kw_only=True, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        require("psycopg", who=__name__, package="psycopg", extra="psycopg")
-        require("psycopg_pool", who=__name__, package="psycopg-pool", extra="psycopg")
+        self._health()  # says what is missing
 
-    def recover(self, ctx: RecoveryContext) -> Awaitable[None] | None:
-        """
-        Do it: in this thread, or, for an async pool, on the loop that awaits the answer.
-        """
-        healing = self._heal(io_for(self.pool), ctx)
-        return healing if is_async(self.pool) else run(healing)
-
-    async def _heal(self, io: IO, ctx: RecoveryContext) -> None:
-        async with in_use(self.pool) as pool:
-            registry = ConnectionRegistry.of(pool)
-            viewer = Viewer(pool=pool, io=io, registry=registry, conninfo=self.conninfo)
-            await self._act(io, viewer, ctx)
-
-    async def _act(self, io: IO, viewer: Viewer, ctx: RecoveryContext) -> None:
-        raise NotImplementedError
-
-
-def _require_server(direct: View) -> None:
-    if direct.error is not None:
-        reason = f"a fresh connection fails as well, so nothing of ours is broken: {direct.error}"
-        raise Escalate(reason)
+    def _health(self) -> PoolHealth[Any]:
+        return PoolHealth(self.pool, conninfo=self.conninfo)
 
 
 @attrs.frozen(repr=False)
@@ -88,9 +59,8 @@ class CheckPool(PoolAction):
 
     kinds: ClassVar = frozenset({"stale"})
 
-    async def _act(self, io: IO, viewer: Viewer, ctx: RecoveryContext) -> None:
-        _require_server(await viewer.direct(_PATIENCE))
-        await io.call(viewer.pool.check)
+    async def _act(self, pool: LookedAt, direct: View, ctx: RecoveryContext) -> None:
+        await pool.viewer.io.call(pool.viewer.pool.check)
 
 
 @attrs.frozen(repr=False)
@@ -110,12 +80,11 @@ class KickPool(PoolAction):
 
     kinds: ClassVar = frozenset({"backoff"})
 
-    async def _act(self, io: IO, viewer: Viewer, ctx: RecoveryContext) -> None:
-        _require_server(await viewer.direct(_PATIENCE))
-        pool = viewer.pool
-        smallest, largest = pool.min_size, pool.max_size
-        await io.call(pool.resize, smallest + 1, largest + 1)
-        await io.call(pool.resize, smallest, largest)
+    async def _act(self, pool: LookedAt, direct: View, ctx: RecoveryContext) -> None:
+        io, kicked = pool.viewer.io, pool.viewer.pool
+        smallest, largest = kicked.min_size, kicked.max_size
+        await io.call(kicked.resize, smallest + 1, largest + 1)
+        await io.call(kicked.resize, smallest, largest)
 
 
 @attrs.frozen(repr=False)
@@ -133,9 +102,8 @@ class DrainPool(PoolAction):
 
     kinds: ClassVar = frozenset({"read_only", "stale", "stuck"})
 
-    async def _act(self, io: IO, viewer: Viewer, ctx: RecoveryContext) -> None:
-        _require_server(await viewer.direct(_PATIENCE))
-        await io.call(viewer.pool.drain)
+    async def _act(self, pool: LookedAt, direct: View, ctx: RecoveryContext) -> None:
+        await pool.viewer.io.call(pool.viewer.pool.drain)
 
 
 @attrs.frozen(repr=False)
@@ -162,16 +130,17 @@ class SeverHung(PoolAction):
 
     older_than: float = attrs.field(default=1.0, kw_only=True)
 
-    async def _act(self, io: IO, viewer: Viewer, ctx: RecoveryContext) -> None:
-        direct = await attrs.evolve(viewer, hung_after=self.older_than).direct(_PATIENCE)
-        _require_server(direct)
+    def _health(self) -> PoolHealth[Any]:
+        return PoolHealth(self.pool, conninfo=self.conninfo, hung_after=self.older_than)
+
+    async def _act(self, pool: LookedAt, direct: View, ctx: RecoveryContext) -> None:
         suspects = (*direct.hung, *direct.working) if direct.hung else ()
-        severed = sum(viewer.registry.sever(connection) for connection in suspects)
+        severed = sum(pool.viewer.registry.sever(connection) for connection in suspects)
         ctx.log(f"severed {severed} connections", severed=severed)
 
 
 @attrs.frozen(repr=False)
-class RebuildPool(PoolAction):
+class RebuildPool(RebuildPooled, PoolAction):
     """
     Put a new pool into service in place of the old one, and see that it answers.
 
@@ -190,35 +159,6 @@ class RebuildPool(PoolAction):
 
     .. versionadded:: 26.1.0
     """
-
-    kinds: ClassVar = frozenset({"stale", "backoff", "read_only", "stuck", "exhausted"})
-
-    def __attrs_post_init__(self) -> None:
-        super().__attrs_post_init__()
-        if not hasattr(self.pool, "rebuild"):
-            msg = "RebuildPool needs a Rebuildable: a pool that is used directly cannot be replaced under its users."
-            raise ConfigError(msg)
-
-    async def _act(self, io: IO, viewer: Viewer, ctx: RecoveryContext) -> None:
-        direct = await viewer.direct(_PATIENCE)
-        if direct.error is not None:
-            msg = f"the pool was not rebuilt, because a fresh connection fails as well: {direct.error}"
-            raise SelfHealError(msg) from direct.error
-        if direct.free < viewer.pool.min_size:
-            msg = (
-                f"the pool was not rebuilt: it opens {viewer.pool.min_size} connections before the old one closes its "
-                f"own, and the server takes only {direct.free} more. Lower min_size, or raise max_connections."
-            )
-            raise SelfHealError(msg)
-        ctx.check()
-        rebuildable: Any = self.pool
-        await io.call(rebuildable.arebuild if rebuildable.is_async else rebuildable.rebuild)
-        async with in_use(self.pool) as pool:
-            new = attrs.evolve(viewer, pool=pool, registry=ConnectionRegistry.of(pool))
-            pooled = await new.pooled(_PATIENCE)
-        if pooled.error is not None:
-            msg = f"the new pool does not answer: {pooled.error}"
-            raise SelfHealError(msg) from pooled.error
 
 
 def pool_ladder(pool: Source, *, conninfo: str | Callable[[], Any] | None = None) -> Ladder:

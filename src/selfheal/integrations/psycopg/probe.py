@@ -94,47 +94,62 @@ class PoolHealth(PooledHealth[R]):
         hung_after: float | dt.timedelta = 1.0,
         leak_after: float | dt.timedelta = 10.0,
     ) -> None:
-        super().__init__(role=role, timeout=timeout)
+        super().__init__(pool, role=role, timeout=timeout)
         require("psycopg", who=__name__, package="psycopg", extra="psycopg")
         require("psycopg_pool", who=__name__, package="psycopg-pool", extra="psycopg")
-        self._pool = pool
         self.is_async = is_async(pool)
+        self._io = io_for(pool)
         self._conninfo = conninfo
         self._hung_after = seconds(hung_after)
         self._leak_after = seconds(leak_after)
 
     @contextlib.asynccontextmanager
-    async def _looking(self) -> AsyncIterator[_Pool]:
-        async with in_use(self._pool) as pool:
+    async def looking(self) -> AsyncIterator[LookedAt]:
+        """
+        As `PooledHealth.looking`.
+        """
+        async with in_use(self.source) as pool:
             viewer = Viewer(
                 pool=pool,
-                io=io_for(self._pool),
+                io=self._io,
                 registry=ConnectionRegistry.of(pool),
                 conninfo=self._conninfo,
                 hung_after=self._hung_after,
             )
-            yield _Pool(viewer, self._leak_after)
+            yield LookedAt(viewer, self._leak_after)
 
 
-class _Pool:
+class LookedAt:
     """
     One pool, as `selfheal.integrations.pooled.Pooled` wants to see it.
     """
 
     def __init__(self, viewer: Viewer, leak_after: float) -> None:
+        self.viewer = viewer
         self.pooled, self.direct = viewer.pooled, viewer.direct
         self._pool, self._registry = viewer.pool, viewer.registry
         self._leak_after = leak_after
 
     def reconnecting(self) -> bool:
-        # Then a request of ours would only join the queue, once for every look of a long outage.
+        """
+        As `Pooled.reconnecting`.
+        """
         leased = len(self._leased())
         return leased == 0 and self._pool.get_stats()["pool_available"] == 0 and self._missing(leased) > 0
 
     def usage(self) -> Usage:
+        """
+        As `Pooled.usage`.
+        """
         leased = self._leased()
         silent = sum(not session.busy and (session.silent_for or 0.0) >= self._leak_after for session in leased)
-        return Usage(leased=len(leased), leaked=silent, missing=self._missing(len(leased)), closed=self._pool.closed)
+        return Usage(
+            leased=len(leased),
+            leaked=silent,
+            missing=self._missing(len(leased)),
+            closed=self._pool.closed,
+            opens=self._pool.min_size,
+        )
 
     def _leased(self) -> list[Session]:
         return [session for session in self._registry.sessions(self._pool).values() if session.leased]

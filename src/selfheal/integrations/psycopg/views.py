@@ -43,12 +43,10 @@ class View(pooled.View):
     What one way to the server has shown.
 
     Args:
-        free: Connections that the server could still take; a fresh connection asks for it.
         working: Connections of the pool whose query it is busy with, however long already.
         elsewhere: Connections of the pool that wait for a server which this way does not lead to.
     """
 
-    free: int = 0
     working: tuple[Any, ...] = ()
     elsewhere: int = 0
 
@@ -122,7 +120,7 @@ class Viewer:
             return View.failed(exc)
         view = View.failed(TimeoutError())
         try:
-            view = await self._ask(connection, started, timeout, free="0")
+            view = await self._ask(connection, started, timeout, free="NULL")
         finally:
             await give_back(self.io, self.pool, connection, broken=view.failure is not None)
         return view
@@ -189,7 +187,7 @@ class Viewer:
             return View.failed(exc)
         return View(
             read_only=read_only == "t",
-            free=int(room or 0),
+            free=None if room is None else int(room),
             hung=tuple(hung),
             working=tuple(working),
             elsewhere=len(suspects) - len(here),
