@@ -62,7 +62,7 @@ def run(server: Postgres, folder: pathlib.Path) -> None:
         server.stop("immediate")
         log.error("x" * 2 * MEGABYTE)
         print("the server is gone, the log is full; an order:", order())
-        time.sleep(4)  # psycopg_pool tries again after 1, 3 and 7 s, give or take a tenth
+        time.sleep(5)  # psycopg_pool has tried after 1 and 3 s, and waits for the seventh, give or take one
         server.start()
         returned = time.monotonic()
         while not order():
