@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from selfheal.errors import SelfHealError
-from selfheal.testing.faults import FaultProxy, Flaky
+from selfheal.testing import FaultProxy, Flaky
 from selfheal.testing.servers import Postgres
 
 

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from selfheal.errors import SelfHealError
-from selfheal.testing.faults import FaultProxy, Flaky
+from selfheal.testing import FaultProxy, Flaky
 
 
 @pytest.fixture
@@ -75,6 +75,19 @@ def is_mute(connection: socket.socket) -> bool:
     except TimeoutError:
         return True
     return False
+
+
+def test_a_retargeted_proxy_leads_newcomers_elsewhere(proxy: FaultProxy) -> None:
+    """
+    New connections go to the other server, open ones stay with theirs.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as other, client(proxy) as old:
+        assert b"here" == said_back(old, b"here")
+        proxy.retarget(other.getsockname()[1])
+        with client(proxy) as new, other.accept()[0] as peer:
+            peer.sendall(b"there")
+            assert b"there" == new.recv(5, socket.MSG_WAITALL)
+            assert b"still here" == said_back(old, b"still here")
 
 
 def test_a_proxy_lets_everything_through_at_first(proxy: FaultProxy) -> None:

@@ -15,7 +15,8 @@ from selfheal.lazy import lazily
 if TYPE_CHECKING:
     from selfheal.testing.assertions import assert_healed, assert_stepped_down, assert_untouched
     from selfheal.testing.clock import Even, VirtualClock
-    from selfheal.testing.faults import FaultProxy, Flaky
+    from selfheal.testing.faults import FaultProxy
+    from selfheal.testing.flaky import Flaky
     from selfheal.testing.servers import Postgres
     from selfheal.testing.simulator import Story, simulate, states
 
@@ -39,7 +40,8 @@ __getattr__ = lazily(  # the simulator and the servers bring along what a test o
     {
         "selfheal.testing.assertions": ("assert_healed", "assert_stepped_down", "assert_untouched"),
         "selfheal.testing.clock": ("Even", "VirtualClock"),
-        "selfheal.testing.faults": ("FaultProxy", "Flaky"),
+        "selfheal.testing.faults": ("FaultProxy",),
+        "selfheal.testing.flaky": ("Flaky",),
         "selfheal.testing.servers": ("Postgres",),
         "selfheal.testing.simulator": ("Story", "simulate", "states"),
     },
