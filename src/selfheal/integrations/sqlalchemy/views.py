@@ -1,0 +1,318 @@
+"""
+Two views of an engine's database, each on its own deadline: over a fresh connection, and through the pool.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import weakref
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from selfheal.clock import SystemClock
+from selfheal.integrations import pooled
+from selfheal.integrations.pooled import Failure, Usage
+from selfheal.integrations.sqlalchemy.disconnects import sqlstate
+from selfheal.integrations.sqlalchemy.errands import IO, Errand
+from selfheal.integrations.sqlalchemy.leases import EngineLeases
+from selfheal.integrations.sqlalchemy.sockets import Socket
+
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+
+#: Also true where an operator, or a full disk, has made a primary read-only.
+_READ_ONLY: Final = "pg_is_in_recovery() OR current_setting('transaction_read_only')::bool"
+_FREE: Final = """
+    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+    - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
+"""
+
+#: What PostgreSQL says about class 28. libpq keeps no SQLSTATE of a connection that failed, so the text has to do.
+_REFUSED: Final = re.compile(
+    "authentication failed|no password supplied|pg_hba.conf|role .* does not exist|not permitted to log in"
+)
+#: What MySQL and MariaDB say to somebody they do not let in.
+_MYSQL_REFUSED: Final = frozenset({1044, 1045, 1698})
+
+#: How drivers call the time to connect, and in which steps they count it.
+_CONNECT_TIMEOUTS: Final[Mapping[str, tuple[str, type]]] = {
+    "aiomysql": ("connect_timeout", int),
+    "asyncmy": ("connect_timeout", int),
+    "asyncpg": ("timeout", float),
+    "mysqldb": ("connect_timeout", int),
+    "psycopg": ("connect_timeout", int),
+    "psycopg2": ("connect_timeout", int),
+    "pymysql": ("connect_timeout", int),
+}
+
+#: Seconds between two looks at a pool that has nothing to give: we do not join the queue of its users.
+_GLANCE: Final = 0.02
+
+#: Seconds for the pool to connect on our behalf: libpq knows no shorter ones than two. Without a bound, a server that
+#: accepts and never answers would keep a slot of the pool for ever, for our sake.
+_CONNECTING: Final = 2.0
+
+#: Looks through one pool that may be under way at once: one that waits to connect, and one that finds out how it went.
+_LOOKS: Final = 2
+
+#: Seconds that a connection made now may take. As a context variable it reaches the listener in threads and greenlets.
+_connect_within: Final[ContextVar[float | None]] = ContextVar("_connect_within", default=None)
+
+_now = SystemClock.now
+
+
+@attrs.frozen(kw_only=True)
+class View(pooled.View):
+    """
+    What one way to the server has shown.
+
+    Args:
+        working: Sockets whose query it is busy with, however long already.
+    """
+
+    working: tuple[Socket, ...] = ()
+
+
+class LookedAt:
+    """
+    One engine, as `selfheal.integrations.pooled.Pooled` wants to see it.
+    """
+
+    def __init__(self, engine: Engine, io: IO, memory: Memory, *, hung_after: float, leak_after: float) -> None:
+        self.engine, self.io = engine, io
+        self.leases = EngineLeases.of(engine)
+        self._memory = memory
+        self._dialect: Any = engine.dialect
+        self._hung_after, self._leak_after = hung_after, leak_after
+
+    def reconnecting(self) -> bool:
+        """
+        As `Pooled.reconnecting`: a look of ours still waits to connect.
+        """
+        return bool(self._memory.under_way(self.engine.pool))
+
+    def usage(self) -> Usage:
+        """
+        As `Pooled.usage`.
+        """
+        leased = self.leases.leased()
+        leaked = [
+            lease
+            for lease in leased
+            if not lease.busy
+            and lease.seconds >= self._leak_after
+            and (lease.silent_for is None or lease.silent_for >= self._leak_after)
+        ]
+        out = getattr(self.engine.pool, "checkedout", lambda: 0)()
+        missing = max(0, out - len(leased))
+        return Usage(
+            leased=max(len(leased), out),
+            leaked=len(leaked),
+            # A few connect all the time; if it is most of them, they wait for a server that is not there any more.
+            missing=missing if 2 * missing >= out else 0,
+            opens=1,
+        )
+
+    async def pooled(self, timeout: float, *, wait: float | None = None) -> View:
+        """
+        As `Pooled.pooled`.
+        """
+        pool: Any = self.engine.pool
+        until = _now() + timeout
+        patience = _now() + (timeout / 2 if wait is None else wait)
+        if len(self._memory.under_way(pool)) >= _LOOKS:
+            return View(failure=Failure.NONE, error=TimeoutError("earlier looks wait to connect"))
+        while _has_none(pool):
+            if _now() >= patience:
+                return View(failure=Failure.NONE, error=TimeoutError(f"nothing free: {pool.status()}"))
+            await self.io.pause(_GLANCE)
+        errand = Errand()
+        self._memory.note(pool, errand)
+        try:
+            # Patient: a pool that takes long to connect is the richer by one connection when it is done.
+            view: View = await self.io.run(
+                errand, lambda: self._through(pool, errand), max(0.0, until - _now()), patient=True
+            )
+        except TimeoutError as exc:
+            return View(failure=Failure.SILENT if errand.has_held else Failure.NONE, error=exc)
+        except Exception as exc:  # noqa: BLE001 - whatever the pool raises is what its users get
+            return View(failure=self._failure(exc), error=exc)
+        return view
+
+    async def direct(self, timeout: float) -> View:
+        """
+        As `Pooled.direct`: over the engine's own way to connect, so that ``do_connect`` listeners are followed.
+        """
+        errand = Errand()
+        try:
+            view: View = await self.io.run(errand, lambda: self._afresh(errand, timeout), timeout)
+        except TimeoutError:
+            return View(failure=Failure.DEAD, error=ConnectionError(f"none within {timeout:.2f} s"))
+        except Exception as exc:  # noqa: BLE001 - whatever a newcomer gets
+            return View(failure=Failure.REFUSED if _is_refusal(exc) else Failure.DEAD, error=exc)
+        return view
+
+    # -- what is done with a connection ----------------------------------------
+
+    def _through(self, pool: Any, errand: Errand) -> View:
+        _connect_within.set(_CONNECTING)
+        proxy = _borrow(pool)
+        connection = proxy.dbapi_connection
+        try:
+            errand.hold(connection)
+            view = self._ask(connection, free="NULL")
+            # Now, while we may be given up: then giving it back asks the server nothing.
+            self._dialect.do_rollback(connection)
+            errand.release()
+        except BaseException as exc:
+            if isinstance(exc, self._dialect.loaded_dbapi.Error) and self._dialect.is_disconnect(exc, connection, None):
+                pool._invalidate(proxy, exc, _checkin=False)  # as any user's error does: who is next gets a fresh one
+            proxy.invalidate(exc)
+            raise
+        proxy._checkin(transaction_was_reset=True)
+        return view
+
+    def _afresh(self, errand: Errand, timeout: float) -> View:
+        from sqlalchemy.pool import base
+
+        pool: Any = self.engine.pool
+        _connect_within.set(timeout)
+        # A record that is in no pool, so that listeners see what they always see.
+        connection = pool._invoke_creator(base._ConnectionRecord(pool, connect=False))
+        try:
+            errand.hold(connection)
+            return self._ask(connection, free=_FREE)
+        finally:
+            self._dialect.do_terminate(connection)
+
+    def _ask(self, connection: Any, *, free: str) -> View:
+        if self._dialect.name != "postgresql":
+            self._dialect.do_ping(connection)
+            return View()
+        ((read_only, room),) = _fetch(connection, f"SELECT {_READ_ONLY}, {free}")
+        hung, working = self._judge(connection, self._suspects())
+        return View(
+            read_only=bool(read_only),
+            free=None if room is None else int(room),
+            hung=tuple(hung),
+            working=tuple(working),
+        )
+
+    def _suspects(self) -> list[Socket]:
+        """
+        Connections that have waited long for an answer.
+        """
+        waiting = ((socket, socket.waiting_for()) for socket in self.leases.sockets())
+        return [socket for socket, seconds in waiting if seconds is not None and seconds >= self._hung_after]
+
+    def _judge(self, connection: Any, suspects: Sequence[Socket]) -> tuple[list[Socket], list[Socket]]:
+        """
+        Ask the server behind *connection* which queries of the *suspects* it does not work on, and which it does.
+        """
+        own = Socket.of(connection) if suspects else None
+        here = [socket for socket in suspects if own is not None and socket.address == own.address]
+        if own is None or not here:
+            return [], []
+        pids = ",".join(str(socket.pid) for socket in here if socket.pid is not None)
+        sql = f"SELECT pid, state = 'active', pg_backend_pid() FROM pg_stat_activity WHERE pid IN ({pids}, pg_backend_pid())"  # noqa: S608 - numbers of our own
+        answer = _fetch(connection, sql)
+        # Behind a pooler the numbers are not those of server processes: then nothing can be said about them.
+        if {row[2] for row in answer} != {own.pid}:
+            return [], []
+        active = {pid for pid, is_active, _ in answer if is_active}
+        return [one for one in here if one.pid not in active], [one for one in here if one.pid in active]
+
+    def _failure(self, error: Exception) -> Failure:
+        from sqlalchemy import exc
+
+        if isinstance(error, exc.TimeoutError):
+            return Failure.NONE
+        if sqlstate(error) == "25006":
+            return Failure.READ_ONLY
+        dbapi = self._dialect.loaded_dbapi
+        dead = (OSError, exc.DBAPIError, dbapi.OperationalError, dbapi.InterfaceError)
+        is_dead = isinstance(error, dead) or (
+            isinstance(error, dbapi.Error) and self._dialect.is_disconnect(error, None, None)
+        )
+        return Failure.DEAD if is_dead else Failure.ERROR
+
+
+class Memory:
+    """
+    What one look leaves to the next: errands that have not ended.
+    """
+
+    def __init__(self) -> None:
+        self._errands: list[tuple[weakref.ref[Any], Errand]] = []
+
+    def under_way(self, pool: Any) -> list[Errand]:
+        """
+        Those that are in this pool.
+        """
+        self._errands = [(ref, errand) for ref, errand in self._errands if ref() is not None and not errand.ended()]
+        return [errand for ref, errand in self._errands if ref() is pool]
+
+    def note(self, pool: Any, errand: Errand) -> None:
+        """
+        Note one that begins.
+        """
+        self._errands.append((weakref.ref(pool), errand))
+
+
+def shorten_connects(engine: Engine) -> None:
+    """
+    Give connections that are made for us a short time to connect, where the driver knows one.
+    """
+    from sqlalchemy import event
+
+    if not event.contains(engine, "do_connect", _shorten):
+        event.listen(engine, "do_connect", _shorten)
+
+
+def _shorten(dialect: Any, _record: Any, _args: Any, options: dict[str, Any]) -> None:
+    timeout = _connect_within.get()
+    if timeout is not None and dialect.driver in _CONNECT_TIMEOUTS:
+        name, kind = _CONNECT_TIMEOUTS[dialect.driver]
+        options[name] = math.ceil(timeout) if kind is int else timeout
+
+
+def _borrow(pool: Any) -> Any:
+    """
+    Take a connection as its users do, but for ``pool_pre_ping``, which has no bound: we ask ourselves.
+    """
+    from sqlalchemy.pool import base
+
+    proxy: Any = base._ConnectionRecord.checkout(pool)
+    proxy._connection_record.fresh = True
+    return base._ConnectionFairy._checkout(pool, fairy=proxy)
+
+
+def _has_none(pool: Any) -> bool:
+    """
+    Whether a bounded pool has nothing to give, now.
+    """
+    limit = getattr(pool, "_max_overflow", -1)
+    return limit > -1 and pool.checkedin() == 0 and pool.overflow() >= limit
+
+
+def _fetch(connection: Any, sql: str) -> list[Any]:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(sql)
+        return list(cursor.fetchall())
+    finally:
+        cursor.close()
+
+
+def _is_refusal(error: Exception) -> bool:
+    state = sqlstate(error)
+    if state is not None:
+        return state.startswith("28")
+    return bool(_REFUSED.search(str(error))) or bool(_MYSQL_REFUSED.intersection(error.args[:1]))

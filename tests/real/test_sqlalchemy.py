@@ -1,0 +1,461 @@
+"""
+How engines fail on a real PostgreSQL, what SQLAlchemy heals by itself, and what our actions add; in three colours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import threading
+import time
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from selfheal.errors import Escalate, Unhealthy
+from selfheal.integrations.sqlalchemy import (
+    DisposeEngine,
+    EngineHealth,
+    EngineLeases,
+    RotateEngine,
+    SeverHung,
+    engine_ladder,
+    treat_as_disconnect,
+)
+from selfheal.model import Fault, RecoveryContext
+from selfheal.testing.faults import FaultProxy
+from selfheal.testing.servers import Postgres
+
+
+sqlalchemy = pytest.importorskip("sqlalchemy")
+pytest.importorskip("asyncpg")
+
+from sqlalchemy import create_engine, event, exc, text  # noqa: E402
+from sqlalchemy.ext.asyncio import create_async_engine  # noqa: E402
+
+
+class Engines:
+    """
+    Makes engines of one colour, and calls what belongs to them where it has to be called.
+    """
+
+    def __init__(self, colour: str) -> None:
+        self.driver, self.is_async = {"sync": ("psycopg", False), "async": ("psycopg", True)}.get(
+            colour, (colour, True)
+        )
+        self._made: list[Any] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def make(self, port: int, *, user: str = "postgres", **options: Any) -> Any:
+        """An engine of two connections at most, both of them there."""
+        make: Any = create_async_engine if self.is_async else create_engine
+        options = {"pool_size": 2, "max_overflow": 0, "pool_timeout": 0.3, **options}
+        engine = make(f"postgresql+{self.driver}://{user}@127.0.0.1:{port}/postgres", **options)
+        self._made.append(engine)
+        return engine
+
+    def filled(self, port: int, **options: Any) -> Any:
+        """An engine whose two connections are there."""
+        engine = self.make(port, **options)
+        for connection in [self.take(engine) for _ in range(2)]:
+            self.call(connection.close)
+        return engine
+
+    def take(self, engine: Any) -> Any:
+        """A connection of the pool."""
+
+        async def connect() -> Any:
+            return await engine.connect()
+
+        return self.call(connect if self.is_async else engine.connect)
+
+    def execute(self, engine: Any, sql: str = "select 1") -> Any:
+        """Run one statement in a transaction of its own, as an application would."""
+
+        def one(result: Any) -> Any:
+            return result.scalar() if result.returns_rows else None
+
+        async def on_loop() -> Any:
+            async with engine.begin() as connection:
+                return one(await connection.execute(text(sql)))
+
+        def here() -> Any:
+            with engine.begin() as connection:
+                return one(connection.execute(text(sql)))
+
+        return self.call(on_loop if self.is_async else here)
+
+    def write(self, engine: Any) -> None:
+        """Write something, which a read-only server refuses."""
+        self.execute(engine, "create table if not exists orders (x int)")
+
+    def errors(self, engine: Any, times: int, do: Callable[[Any], Any] | None = None) -> list[Exception]:
+        """What so many statements have failed with."""
+        failed = []
+        for _ in range(times):
+            try:
+                (do or self.execute)(engine)
+            except Exception as error:
+                failed.append(error)
+        return failed
+
+    def look(self, probe: Any) -> str:
+        """The verdict in one word."""
+        try:
+            result = self.call(probe)
+        except Unhealthy as error:
+            return f"{error.kind}!" if error.fatal else error.kind
+        return str(result.status.value)
+
+    def call(self, fn: Callable[..., Any], *args: Any, timeout: float = 10.0) -> Any:
+        """What *fn* gives; async, on the loop."""
+        return self.start(fn, *args).result(timeout) if self.is_async else fn(*args)
+
+    def start(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Start *fn* on the loop."""
+
+        async def on_loop() -> Any:
+            result = fn(*args)
+            return await result if inspect.isawaitable(result) else result
+
+        return asyncio.run_coroutine_threadsafe(on_loop(), self._loop)
+
+    def behind(self, fn: Callable[..., Any], *args: Any) -> Callable[[float], bool]:
+        """Start *fn* in a thread; the answer says whether it has ended in so many seconds."""
+
+        def run() -> None:
+            with contextlib.suppress(exc.SQLAlchemyError):
+                fn(*args)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+
+        def ended(within: float) -> bool:
+            thread.join(within)
+            return not thread.is_alive()
+
+        return ended
+
+    def close(self) -> None:
+        """Close what was made, and the loop."""
+        for engine in self._made:
+            with contextlib.suppress(exc.SQLAlchemyError):
+                self.call(engine.dispose)
+
+        async def rest() -> None:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=5)
+
+        self.start(rest).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture(params=["sync", "async", "asyncpg"])
+def engines(request: pytest.FixtureRequest) -> Iterator[Engines]:
+    """Engines in three colours: psycopg in threads, psycopg and asyncpg on a loop."""
+    engines = Engines(request.param)
+    yield engines
+    engines.close()
+
+
+@pytest.fixture
+def moving(primary: Postgres, standby: Postgres) -> Iterator[FaultProxy]:
+    """An address that leads to the standby, until it is led to the primary."""
+    with FaultProxy(standby.port) as proxy:
+        yield proxy
+
+
+def eventually(claim: Callable[[], bool], within: float = 3.0) -> bool:
+    give_up = time.monotonic() + within
+    while not claim():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+# -- what the probe tells apart ------------------------------------------------
+
+
+def test_a_good_engine_is_healthy_and_costs_no_connection_of_its_own(engines: Engines, primary: Postgres) -> None:
+    """
+    A healthy engine is looked at through its own pool alone, and what is borrowed is given back.
+    """
+    engine = engines.filled(primary.port)
+    probe, before = EngineHealth(engine), primary.backends()
+    assert ["healthy"] * 10 == [engines.look(probe) for _ in range(10)]
+    assert set(primary.backends()) <= set(before)
+    assert () == EngineLeases.of(engine).holders()
+
+
+def test_a_pool_in_use_is_slow_and_nobody_is_kept_waiting_by_the_look(engines: Engines, primary: Postgres) -> None:
+    """
+    With every connection in use the look ends in time, joins no queue, and finds nothing that healing could mend.
+    """
+    engine = engines.make(primary.port, pool_timeout=30)
+    probe = EngineHealth(engine)
+    used = [engines.take(engine) for _ in range(2)]
+    started = time.monotonic()
+    assert "degraded" == engines.look(probe)
+    assert time.monotonic() - started < 0.8
+    for connection in used:
+        engines.call(connection.close)
+    assert "healthy" == engines.look(probe)
+
+
+def test_a_stopped_server_is_down_and_nothing_is_done(
+    engines: Engines, primary: Postgres, context: RecoveryContext
+) -> None:
+    """
+    While no fresh connection can be had the fault is `down`, no rung applies, and actions refuse to act.
+    """
+    engine = engines.filled(primary.port)
+    probe = EngineHealth(engine)
+    primary.stop()
+    assert "down" == engines.look(probe)
+    assert [] == [rung.name for rung in engine_ladder(engine).rungs if rung.applies(Fault("down"))]
+    for action in (RotateEngine(engine), DisposeEngine(engine), SeverHung(engine)):
+        with pytest.raises(Escalate, match="a fresh connection fails as well"):
+            engines.call(action.recover, context)
+
+
+def test_a_server_that_does_not_answer_is_down_in_time(engines: Engines, primary: Postgres) -> None:
+    """
+    A server that accepts and never answers is `down` within the probe's own timeout, look after look.
+    """
+    with FaultProxy(primary.port) as proxy:
+        engine = engines.filled(proxy.port, pool_pre_ping=True)
+        probe = EngineHealth(engine, timeout=0.6)
+        proxy.blackhole()
+        for _ in range(3):
+            started = time.monotonic()
+            assert "down" == engines.look(probe)
+            assert time.monotonic() - started < 0.9
+        proxy.heal()
+        assert eventually(lambda: engines.look(probe) == "healthy")
+
+
+def test_who_is_refused_is_told_apart(engines: Engines, primary: Postgres) -> None:
+    """
+    A server that does not let us in is `auth`.
+    """
+    assert "auth" == engines.look(EngineHealth(engines.make(primary.port, user="nobody")))
+
+
+def test_a_read_only_server_is_down_where_writing_is_needed(engines: Engines, standby: Postgres) -> None:
+    """
+    A standby is `down` as a primary, and healthy where reading is enough.
+    """
+    engine = engines.filled(standby.port)
+    assert "down" == engines.look(EngineHealth(engine))
+    assert "healthy" == engines.look(EngineHealth(engine, role="any"))
+
+
+# -- what SQLAlchemy heals by itself -------------------------------------------
+
+
+def test_dead_connections_cost_one_error_or_the_look_meets_them_first(engines: Engines, primary: Postgres) -> None:
+    """
+    The first request on dead connections fails and all others succeed; a look before it takes the error upon itself.
+    """
+    without, with_us = engines.filled(primary.port), engines.filled(primary.port)
+    probe = EngineHealth(with_us)
+    primary.terminate_backends()
+    assert eventually(lambda: not primary.backends())
+    assert [True] == [error.connection_invalidated for error in engines.errors(without, 4)]
+    assert ["stale", "healthy"] == [engines.look(probe), engines.look(probe)]
+    assert [] == engines.errors(with_us, 4)
+
+
+def test_disposing_before_anybody_comes_costs_no_error(
+    engines: Engines, primary: Postgres, context: RecoveryContext
+) -> None:
+    """
+    After `DisposeEngine` nobody meets the dead connections.
+    """
+    engine = engines.filled(primary.port)
+    primary.terminate_backends()
+    engines.call(DisposeEngine(engine).recover, context)
+    assert [] == engines.errors(engine, 4)
+
+
+def test_after_an_outage_the_next_request_succeeds(engines: Engines, primary: Postgres) -> None:
+    """
+    SQLAlchemy connects anew at the first request after the server's return, and is healthy at the first look.
+    """
+    engine = engines.filled(primary.port)
+    probe = EngineHealth(engine)
+    primary.stop("immediate")
+    assert 3 == len(engines.errors(engine, 3))
+    primary.start()
+    assert "healthy" == engines.look(probe)
+    assert [] == engines.errors(engine, 3)
+
+
+# -- pinned to a server that cannot write --------------------------------------
+
+
+def test_a_pinned_engine_fails_for_ever_and_rotating_heals_it(
+    engines: Engines, primary: Postgres, moving: FaultProxy, context: RecoveryContext
+) -> None:
+    """
+    Writes fail after a failover though the address leads to the primary, `pool_pre_ping` or not; after `RotateEngine`
+    none fails.
+    """
+    engine = engines.filled(moving.port, pool_pre_ping=True)
+    probe = EngineHealth(engine)
+    moving.retarget(primary.port)
+    failed = engines.errors(engine, 5, engines.write)
+    assert [("25006", False)] * 5 == [(error.orig.sqlstate, error.connection_invalidated) for error in failed]
+    assert "read_only!" == engines.look(probe)
+    engines.call(RotateEngine(engine).recover, context)
+    assert [] == engines.errors(engine, 5, engines.write)
+    assert "healthy" == engines.look(probe)
+
+
+def test_an_error_that_counts_as_a_disconnect_is_met_once(
+    engines: Engines, primary: Postgres, moving: FaultProxy
+) -> None:
+    """
+    With `treat_as_disconnect` one write fails and the next succeeds; undone, nothing heals again.
+    """
+    engine = engines.filled(moving.port)
+    undo = treat_as_disconnect(engine)
+    moving.retarget(primary.port)
+    assert [True] == [error.connection_invalidated for error in engines.errors(engine, 5, engines.write)]
+    undo()
+    moving.retarget(0)
+    assert [] == engines.errors(engine, 2, engines.write)
+
+
+def test_rotating_cuts_nobody_and_keeps_nothing(
+    engines: Engines, primary: Postgres, moving: FaultProxy, context: RecoveryContext
+) -> None:
+    """
+    A connection in use goes on working after `RotateEngine`; it is closed when it comes back, others when they are
+    taken.
+    """
+    engine = engines.filled(moving.port)
+    rotate = RotateEngine(engine)
+    used = engines.take(engine)
+    assert 2 == moving.connections
+    engines.call(rotate.recover, context)
+    moving.retarget(primary.port)
+    engines.call(used.execute, text("select 1"))
+    engines.call(used.close)
+    assert eventually(lambda: moving.connections == 1)
+    engines.write(engine)
+    engines.write(engine)
+    assert eventually(lambda: moving.connections <= 2)
+    assert {False} == {engines.execute(engine, "select pg_is_in_recovery()") for _ in range(4)}
+
+
+def test_a_listener_that_leads_elsewhere_is_followed(
+    engines: Engines, primary: Postgres, standby: Postgres, context: RecoveryContext
+) -> None:
+    """
+    Where `do_connect` leads, fresh connections of the probe lead as well, and the pool after `DisposeEngine`.
+    """
+    engine, port = engines.make(standby.port), [standby.port]
+
+    @event.listens_for(getattr(engine, "sync_engine", engine), "do_connect")
+    def lead(_dialect: Any, _record: Any, _args: Any, options: dict[str, Any]) -> None:
+        options["port"] = port[0]
+
+    probe = EngineHealth(engine)
+    assert "down" == engines.look(probe)
+    port[0] = primary.port
+    assert "read_only!" == engines.look(probe)
+    engines.call(DisposeEngine(engine).recover, context)
+    assert [] == engines.errors(engine, 3, engines.write)
+
+
+# -- hung, leaked, exhausted ----------------------------------------------------
+
+
+def test_a_pool_full_of_hung_queries_serves_at_once_and_the_hung_are_freed(
+    engines: Engines, primary: Postgres, context: RecoveryContext
+) -> None:
+    """
+    With both queries lost nobody gets a connection; after `DisposeEngine` everybody does, after `SeverHung` the callers
+    that hung have their error, and a busy connection beside them was not touched.
+    """
+    with FaultProxy(primary.port) as proxy:
+        engine, other = engines.filled(proxy.port), engines.filled(primary.port)
+        probe = EngineHealth(engine, hung_after=0.3)
+        EngineHealth(other)
+        proxy.blackhole()
+        hung = [engines.behind(engines.execute, engine, "select 1") for _ in range(2)]
+        busy = engines.behind(engines.execute, other, "select pg_sleep(1.5)")
+        time.sleep(0.4)
+        proxy.heal()
+        assert ["TimeoutError"] == [type(error).__name__ for error in engines.errors(engine, 1)]
+        assert "stuck" == engines.look(probe)
+        engines.call(DisposeEngine(engine).recover, context)
+        assert [] == engines.errors(engine, 3)
+        assert [False, False] == [ended(0.0) for ended in hung]
+        engines.call(SeverHung(engine, older_than=0.3).recover, context)
+        assert [True, True] == [ended(1.0) for ended in hung]
+        engines.call(SeverHung(other, older_than=0.3).recover, context)
+        assert not busy(0.0)
+        assert busy(3.0)
+        assert "healthy" == engines.look(probe)
+
+
+def test_idle_connections_that_are_mute_never_hold_up_a_dispose(
+    engines: Engines, primary: Postgres, context: RecoveryContext
+) -> None:
+    """
+    `DisposeEngine` comes back at once though the server hears no goodbye, and the old sockets are closed soon after.
+    """
+    engine = engines.make(primary.port)
+    action = DisposeEngine(engine)
+    for connection in [engines.take(engine) for _ in range(2)]:
+        engines.call(connection.close)
+    old = EngineLeases.of(engine).sockets()
+    assert 2 == len(old)
+    primary.freeze_backends()
+    started = time.monotonic()
+    engines.call(action.recover, context)
+    assert time.monotonic() - started < 0.5
+    assert [] == engines.errors(engine, 2)
+    assert eventually(lambda: all(socket.ages() is None for socket in old))
+
+
+def test_leaked_connections_are_named_replaced_and_closed_when_they_come_back(
+    engines: Engines, primary: Postgres, context: RecoveryContext
+) -> None:
+    """
+    A leak is `exhausted` with its holders known; `DisposeEngine` serves again, and each leaked connection is closed the
+    moment it comes back, not kept by the old pool.
+    """
+    engine = engines.make(primary.port)
+    probe = EngineHealth(engine, leak_after=0.2)
+    leases = EngineLeases.of(engine, stacks=True)
+    assert eventually(lambda: not primary.backends())
+    leaked = [engines.take(engine) for _ in range(2)]
+    time.sleep(0.25)
+    assert ["TimeoutError"] == [type(error).__name__ for error in engines.errors(engine, 1)]
+    assert "exhausted" == engines.look(probe)
+    holder = "Task-" if engines.is_async else "MainThread"
+    assert [True, True] == [lease.holder.startswith(holder) for lease in leases.holders()]
+    assert ["in take" in (lease.stack or "") or "in connect" in (lease.stack or "") for lease in leases.holders()]
+    engines.call(DisposeEngine(engine).recover, context)
+    assert [] == engines.errors(engine, 3)
+    assert [True, True] == [lease.replaced for lease in leases.holders()]
+    assert 3 == len(primary.backends())
+    for left, connection in ((2, leaked[0]), (1, leaked[1])):
+        engines.call(connection.close)
+        assert eventually(lambda left=left: len(primary.backends()) == left)
+    assert () == leases.holders()
+    assert "healthy" == engines.look(probe)
