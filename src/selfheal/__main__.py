@@ -7,8 +7,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, NoReturn
 
 import selfheal
 
@@ -22,6 +22,17 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"\n{self.prog}: {message}\n")
 
 
+def _demo(options: argparse.Namespace) -> int:
+    from selfheal.demo import main as demo
+
+    return demo(json=options.json, quick=options.quick)
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of the live view")
+    parser.add_argument("--quick", action="store_true", help="with a shorter outage: less than a minute")
+
+
 def _diagram(_options: argparse.Namespace) -> int:
     from selfheal.healing.walk import mermaid
 
@@ -29,24 +40,34 @@ def _diagram(_options: argparse.Namespace) -> int:
     return 0
 
 
-def _demo(options: argparse.Namespace) -> int:
-    from selfheal.demo import main as demo
+def _none(_parser: argparse.ArgumentParser) -> None:
+    pass
 
-    return demo(json=options.json, quick=options.quick)
+
+class _Command(NamedTuple):
+    """What a command takes and does. What it needs is imported when it runs."""
+
+    help: str
+    run: Callable[[argparse.Namespace], int]
+    arguments: Callable[[argparse.ArgumentParser], None] = _none
+
+
+_COMMANDS: Final = {
+    "demo": _Command(
+        "break a PostgreSQL pool and a log file in five ways, and watch them come back", _demo, _demo_arguments
+    ),
+    "diagram": _Command("print the states of healing, as a Mermaid diagram", _diagram),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m selfheal", description=selfheal.__doc__)
     parser.add_argument("--version", action="version", version=f"selfheal {selfheal.__version__}")
-    commands = parser.add_subparsers(title="commands", dest="command", required=True)
-    demo = commands.add_parser(
-        "demo", help="break a PostgreSQL pool and a log file in five ways, and watch them come back"
-    )
-    demo.add_argument("--json", action="store_true", help="print the result as JSON instead of the live view")
-    demo.add_argument("--quick", action="store_true", help="with a shorter outage: less than a minute")
-    demo.set_defaults(run=_demo)
-    diagram = commands.add_parser("diagram", help="print the states of healing, as a Mermaid diagram")
-    diagram.set_defaults(run=_diagram)
+    parsers = parser.add_subparsers(title="commands", dest="command", required=True)
+    for name, command in _COMMANDS.items():
+        added = parsers.add_parser(name, help=command.help, description=f"{command.help.capitalize()}.")
+        command.arguments(added)
+        added.set_defaults(run=command.run)
     return parser
 
 
@@ -58,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Default: those of the process.
 
     Returns:
-        The exit status: 0 well, 1 not. A mistyped command ends with 2.
+        The exit status: 0 well, 1 not; 2 for a mistyped command, or one that could not begin.
     """
     options = _parser().parse_args(arguments)
     try:
