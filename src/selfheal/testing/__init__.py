@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from selfheal.testing.flaky import Flaky
     from selfheal.testing.servers import Postgres
     from selfheal.testing.simulator import Story, simulate, states
+    from selfheal.testing.valkey import Valkey
 
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Flaky",
     "Postgres",
     "Story",
+    "Valkey",
     "VirtualClock",
     "assert_healed",
     "assert_stepped_down",
@@ -44,5 +46,6 @@ __getattr__ = lazily(  # the simulator and the servers bring along what a test o
         "selfheal.testing.flaky": ("Flaky",),
         "selfheal.testing.servers": ("Postgres",),
         "selfheal.testing.simulator": ("Story", "simulate", "states"),
+        "selfheal.testing.valkey": ("Valkey",),
     },
 )
