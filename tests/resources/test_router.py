@@ -448,7 +448,10 @@ def test_a_manual_failback_waits_for_permission(servers: Servers, clock: Virtual
         assert action.revert_when() is True
         action.revert(ctx)
         assert "a" == router.current
-        router.allow_failback()  # at the primary it says nothing
+    router.allow_failback()  # at the primary it says nothing
+    fail_over(router, servers, ctx)
+    servers.now["a"] = "primary"
+    assert action.revert_when() is False
 
 
 def test_a_switch_of_another_process_is_reverted_by_doing_nothing(

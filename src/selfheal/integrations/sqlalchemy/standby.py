@@ -1,0 +1,114 @@
+"""
+Let SQLAlchemy's engines follow a `selfheal.resources.Router` of database URLs.
+
+    router = Router({"a": URL_A, "b": URL_B}, primary="a", role=role)
+    engine = create_engine(URL_A)
+    recovery = switch_ladder(router, after=follow(engine, router)) >> engine_ladder(engine)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from selfheal.integrations import require
+from selfheal.integrations.colours import run
+from selfheal.integrations.sqlalchemy.actions import CLOSING
+from selfheal.integrations.sqlalchemy.generations import Generations
+from selfheal.integrations.sqlalchemy.probe import EngineHealth
+from selfheal.integrations.standby import PATIENCE, POSTGRES_ROLE, postgres_role
+
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from selfheal.resources import Router
+
+
+def role(url: str | URL) -> tuple[str, int | None]:
+    """
+    The role of a PostgreSQL server, asked over a connection of its own: the ``role=`` of a router.
+
+    Args:
+        url: A database URL with a sync driver, of that one server.
+
+    Returns:
+        ``"primary"`` or ``"standby"``, and the timeline of a primary.
+
+    Raises:
+        MissingExtraError: If SQLAlchemy is not installed (extra ``sqlalchemy``).
+        Exception: If it does not answer.
+
+    .. versionadded:: 26.1.0
+    """
+    sqlalchemy = require("sqlalchemy", who=__name__, package="sqlalchemy", extra="sqlalchemy")
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=_limits(url))
+    with engine.connect() as connection:
+        return postgres_role(*connection.exec_driver_sql(POSTGRES_ROLE).one())
+
+
+async def arole(url: str | URL) -> tuple[str, int | None]:
+    """
+    As `role`, with an async driver: the ``role=`` of a router in an async program.
+    """
+    sqlalchemy = require("sqlalchemy", who=__name__, package="sqlalchemy", extra="sqlalchemy")
+    asyncio = require("sqlalchemy.ext.asyncio", who=__name__, package="sqlalchemy", extra="sqlalchemy")
+    engine = asyncio.create_async_engine(url, poolclass=sqlalchemy.NullPool, connect_args=_limits(url))
+    async with engine.connect() as connection:
+        return postgres_role(*(await connection.exec_driver_sql(POSTGRES_ROLE)).one())
+
+
+def follow(engine: Engine | AsyncEngine, router: Router[Any]) -> Callable[[], object]:
+    """
+    Let each new connection of *engine* lead to where *router* points to, from now on.
+
+    Whatever the URL of the target says wins over the engine's own; the rest of
+    its settings stay. The listener is a ``do_connect``: an engine that was made
+    with ``creator=`` does not ask it.
+
+    Returns:
+        The ``after=`` of a switch: the engine gets a new, empty pool at once, and the old one is closed in the
+        background. A connection that is in use is closed when it comes back.
+
+    Raises:
+        MissingExtraError: If SQLAlchemy is not installed (extra ``sqlalchemy``).
+
+    .. versionadded:: 26.1.0
+    """
+    event = require("sqlalchemy.event", who=__name__, package="sqlalchemy", extra="sqlalchemy")
+    url = require("sqlalchemy.engine", who=__name__, package="sqlalchemy", extra="sqlalchemy")
+    health: EngineHealth[Any] = EngineHealth(engine)
+
+    def connecting(dialect: Any, _record: Any, args: list[Any], params: dict[str, Any]) -> None:
+        args[:], chosen = dialect.create_connect_args(url.make_url(router.target))
+        params.update(chosen)
+
+    event.listen(getattr(engine, "sync_engine", engine), "do_connect", connecting)
+
+    async def leave() -> None:
+        async with health.looking() as looked:
+            old, idle = looked.engine.pool, looked.leases.idle()
+            Generations.of(looked.engine).begin()
+            looked.engine.dispose(close=False)
+
+            def cut() -> None:
+                # What still is in nobody's hands waits to say goodbye, to a server that does not answer.
+                for socket in idle & looked.leases.idle():
+                    socket.sever()
+
+            looked.io.behind(old.dispose, CLOSING, cut)
+
+    return leave if health.is_async else lambda: run(leave())
+
+
+def _limits(url: Any) -> dict[str, Any]:
+    """
+    The connect arguments that keep a role from being waited for, as the driver calls them.
+    """
+    from sqlalchemy.engine import make_url
+
+    driver = make_url(url).get_driver_name()
+    if driver == "asyncpg":
+        return {"timeout": PATIENCE, "command_timeout": PATIENCE}
+    return {"timeout" if driver == "pg8000" else "connect_timeout": PATIENCE}
