@@ -162,12 +162,15 @@ def test_leaked_connections_are_exhausted_until_the_pool_is_rebuilt(
     world: Any, primary: Postgres, context: RecoveryContext
 ) -> None:
     """
-    Connections that were given out and never used again are `exhausted`, and `RebuildPool` gives new ones.
+    Connections that were given out and never used again are `exhausted`, and `RebuildPool` gives new ones. Those of
+    which nobody had need for long, and that were taken a moment ago, are not.
     """
     box = world.rebuildable(primary.dsn)
     pool = box.current
+    time.sleep(0.4)
     leaked = [lease(world, pool) for _ in range(2)]
     probe = PoolHealth(box, leak_after=0.3)
+    assert "degraded" == look(world, probe)
     time.sleep(0.4)
     assert "exhausted" == look(world, probe)
     world.call(RebuildPool(box).recover, context)

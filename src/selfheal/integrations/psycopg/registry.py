@@ -38,8 +38,8 @@ class Session:
         address: The server's address and port.
         leased: It is out of the pool, in somebody's hands.
         busy: A query was sent, and its answer has not been taken in completely.
-        silent_for: Seconds since anything was sent or received, if it is leased. Where the system does not count them:
-            since it was first found not busy.
+        silent_for: Seconds since anything was sent or received, if it is leased; not more than since it was first
+            seen so. Where the system does not count them: since it was first found not busy.
         waiting_for: Seconds since its query was sent, if it is busy and nothing at all has been received since. `None`
             as well where the system does not count them.
     """
@@ -58,6 +58,7 @@ class _Registered:
     fd: int
     identity: tuple[int, int]
     quiet_since: float | None = None
+    leased_since: float | None = None
 
 
 #: While it changes hands, a connection belongs to nobody for a moment: so often, and so far apart, a new registry looks
@@ -225,6 +226,10 @@ def _look(connection: Any, registered: _Registered, pool: Any) -> Session | None
         registered.quiet_since = None
     elif registered.quiet_since is None:
         registered.quiet_since = now
+    if not leased:
+        registered.leased_since = None
+    elif registered.leased_since is None:
+        registered.leased_since = now
     silent_for = None if registered.quiet_since is None else now - registered.quiet_since
     waiting_for = None
     duplicate = _duplicate(connection, registered) if busy or leased else None
@@ -233,7 +238,8 @@ def _look(connection: Any, registered: _Registered, pool: Any) -> Session | None
             ages = _ages(duplicate)
         if ages is not None:
             sent, received, acknowledged = ages
-            silent_for = min(sent, received) if leased else None
+            # Whoever took it a moment ago is not to blame for the hours in which nobody had use for it.
+            silent_for = min(sent, received, now - (registered.leased_since or now)) if leased else None
             # An answer that lies unread in our own buffers (a slow reader of a stream) came after the query was sent. A
             # kernel that counts in steps of 4 ms often cannot tell; but only what is not answered is acknowledged alone.
             unanswered = sent < received or (sent == received and acknowledged < received)
