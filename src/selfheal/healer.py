@@ -7,6 +7,9 @@ driver. It decides nothing.
 
 from __future__ import annotations
 
+import importlib
+import os
+
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -51,7 +54,8 @@ class Healer:
         max_threads: Threads for sync probes and actions. Abandoned ones are not counted; they have a bound of
             their own, four a check.
         grace: Seconds that running actions get when the healer stops.
-        journal: Keeps events beyond the life of the process.
+        journal: Keeps incidents and held changes beyond the life of the process: the path of a SQLite file, or a
+            `Journal`.
         registry: A registry of prometheus-client to report to, or `True` for its default one.
         clock: The time; tests pass a virtual one.
         random: Where jitter and phases come from.
@@ -75,7 +79,7 @@ class Healer:
         max_concurrent: int = 4,
         max_threads: int = 32,
         grace: float | dt.timedelta = 5.0,
-        journal: Journal | None = None,
+        journal: str | os.PathLike[str] | Journal | None = None,
         registry: object = None,
         clock: Clock | None = None,
         random: random_module.Random | None = None,
@@ -108,10 +112,9 @@ class Healer:
         self.log_errors = log_errors
         self.redact = redact
         self._registry = registry
-        self._engine = Desk(settings, SystemClock() if clock is None else clock, on_start=self._attach_exporters)
+        clock = SystemClock() if clock is None else clock
+        self._engine = Desk(settings, clock, on_start=self._attach_exporters, journal=_opened(journal))
         self._engine.admit(resolve(check) for check in checks)
-        if journal is not None:
-            self._engine.listen(journal.write, None)
 
     def _attach_exporters(self) -> None:
         # The one look upwards: whoever gets a registry, and every healer for its log, expects them to work by itself.
@@ -359,3 +362,14 @@ class Healer:
         As `wait_healthy`, without blocking the loop; in any event loop.
         """
         return await self._engine.await_healthy(name, None if timeout is None else seconds(timeout))
+
+
+def _opened(journal: str | os.PathLike[str] | Journal | None) -> Journal | None:
+    if isinstance(journal, str | os.PathLike):
+        # By name: the journal is a room above, and sqlite3 is for those who keep one.
+        made: Journal = importlib.import_module("selfheal.records.journal").SqliteJournal(journal)
+        return made
+    if journal is None or hasattr(journal, "claim"):
+        return journal
+    msg = f"journal={journal!r}: must be the path of a file, or have the methods of selfheal.model.Journal."
+    raise ConfigError(msg)

@@ -46,6 +46,12 @@ HEALING_REFUTED: Final = "selfheal.healing.refuted"
 HELD_APPLIED: Final = "selfheal.held.applied"
 HELD_REVERTED: Final = "selfheal.held.reverted"
 HELD_STUCK: Final = "selfheal.held.stuck"
+HELD_ADOPTED: Final = "selfheal.held.adopted"
+HELD_REPORTED: Final = "selfheal.held.reported"
+HELD_UNRECORDED: Final = "selfheal.held.unrecorded"
+JOURNAL_LOST: Final = "selfheal.journal.lost"
+JOURNAL_RESTORED: Final = "selfheal.journal.restored"
+JOURNAL_REPLACED: Final = "selfheal.journal.replaced"
 EVIDENCE_DISCARDED: Final = "selfheal.evidence.discarded"
 RESOURCE_PAUSED: Final = "selfheal.resource.paused"
 RESOURCE_RESUMED: Final = "selfheal.resource.resumed"
@@ -88,6 +94,22 @@ EVENTS: Final[dict[str, EventName]] = {
     HELD_APPLIED: EventName(_WARNING, ("action", "rung"), "A held change is in force."),
     HELD_REVERTED: EventName(_INFO, ("action", "rung"), "A held change was taken back."),
     HELD_STUCK: EventName(_ERROR, ("action", "rung", "reason", "until"), "A held change could not be taken back."),
+    HELD_ADOPTED: EventName(
+        _WARNING, ("action", "leaf", "phase"), "A held change that an earlier process has left is taken over."
+    ),
+    HELD_REPORTED: EventName(
+        _ERROR, ("action", "leaf", "phase", "reason"), "A held change was left, and nobody here may take it back."
+    ),
+    HELD_UNRECORDED: EventName(
+        _ERROR, ("action", "leaf", "phase"), "The journal has not taken in a held change in time; healing goes on."
+    ),
+    JOURNAL_LOST: EventName(
+        _ERROR, ("reason", "waiting", "dropped"), "The journal cannot be written; the newest is kept in memory."
+    ),
+    JOURNAL_RESTORED: EventName(_INFO, ("waiting", "dropped"), "The journal can be written again."),
+    JOURNAL_REPLACED: EventName(
+        _ERROR, ("reason", "kept"), "The journal was damaged: it was moved aside and a new one begun."
+    ),
     EVIDENCE_DISCARDED: EventName(_DEBUG, ("reason",), "What was seen before no longer counts."),
     RESOURCE_PAUSED: EventName(_WARNING, ("reason", "until"), "Actions are paused."),
     RESOURCE_RESUMED: EventName(_INFO, ("reason",), "Actions are allowed again."),

@@ -11,6 +11,7 @@ from selfheal.lazy import lazily
 
 if TYPE_CHECKING:
     from selfheal.model.health import Assessment, CheckResult, Fault, HealthStatus, Monitor, combine
+    from selfheal.model.held import HeldChange, HeldKey, HeldPhase
     from selfheal.model.kinds import FAULT_KINDS
     from selfheal.model.ladder import Blast, Climbable, Ladder, RecoveryContext, Rung, applies_to_all
     from selfheal.model.policy import Budget, HealingPolicy
@@ -38,6 +39,9 @@ __all__ = [
     "HealingPolicy",
     "HealingState",
     "HealthStatus",
+    "HeldChange",
+    "HeldKey",
+    "HeldPhase",
     "Incident",
     "IncidentResult",
     "IncidentRing",
@@ -60,6 +64,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "selfheal.model.held": ("HeldChange", "HeldKey", "HeldPhase"),
         "selfheal.model.kinds": ("FAULT_KINDS",),
         "selfheal.model.health": (
             "Assessment",

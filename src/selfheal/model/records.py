@@ -6,12 +6,17 @@ from __future__ import annotations
 
 import enum
 
-from collections.abc import Mapping
-from typing import Final, Protocol, TypeAlias
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import attrs
 
 from selfheal.model.health import Fault
+
+
+if TYPE_CHECKING:
+    from selfheal.clock import Clock
+    from selfheal.model.held import HeldChange, HeldKey, HeldPhase
 
 
 #: What a field of an entry may hold: enough for logs, JSON and metrics, and nothing that can hold a secret by accident.
@@ -130,11 +135,48 @@ TIMELINE_LIMIT: Final = 512
 
 class Journal(Protocol):
     """
-    Keeps events beyond the life of the process.
+    Keeps what happened, and which held changes are in force, beyond the life of the process.
+
+    All but `write` are called on the loop's thread and must return at once;
+    they answer later, from any thread. What they raise is told and changes
+    nothing.
     """
+
+    def start(self, clock: Clock, tell: Callable[[str, Mapping[str, Field]], None]) -> None:
+        """
+        A healer starts.
+
+        Args:
+            clock: Dates events. If it is virtual, there are no other threads: answer at once.
+            tell: Takes an event of the journal's own and its fields, from any thread.
+
+        Raises:
+            ConfigError: If this can never be written.
+        """
+        ...
 
     def write(self, event: Event) -> None:
         """
         Keep *event*. It is called in order, from one thread; what it raises is counted and changes nothing.
+        """
+        ...
+
+    def mark(self, key: HeldKey, phase: HeldPhase, answer: Callable[[bool], object]) -> None:
+        """
+        Write down how far a held change has come; answer whether that will outlive the process.
+        """
+        ...
+
+    def claim(self, keys: Collection[HeldKey], answer: Callable[[Sequence[HeldChange]], object]) -> None:
+        """
+        Answer with the open changes that nobody alive answers for, in the order in which they were applied.
+
+        Those of *keys* belong to this process from now on, and to no other.
+        """
+        ...
+
+    def close(self, done: Callable[[], object]) -> None:
+        """
+        Write what there is, let go of everything, and call *done*. It may be started again.
         """
         ...

@@ -14,11 +14,13 @@ from selfheal.model import Outcome
 from selfheal.recovery.plan import Pause, Plan, Run
 from selfheal.runtime.leash import let_go_of
 from selfheal.runtime.schedule import Timed
+from selfheal.runtime.threads import NotStarted
 
 
 if TYPE_CHECKING:
     from selfheal.model import Recover, RecoveryContext, Revert, Rung
     from selfheal.runtime.driver import Driver
+    from selfheal.runtime.held import Noted
     from selfheal.runtime.threads import Handle
     from selfheal.runtime.watch import Watch
 
@@ -35,6 +37,7 @@ class ActionRun(Timed):
         "_driver",
         "_handle",
         "_leaf_ctx",
+        "_noted",
         "_plan",
         "_wake_at",
         "answered",
@@ -57,6 +60,8 @@ class ActionRun(Timed):
         #: Why its code should stop, or `None`. Read from any thread.
         self.stopped: str | None = None
         self._handle: Handle | None = None
+        #: What the journal is told about the held leaf that runs.
+        self._noted: Noted | None = None
         self._wake_at = 0.0
 
     @property
@@ -122,6 +127,25 @@ class ActionRun(Timed):
                 return
 
     def _start(self, instruction: Run) -> None:
+        keeper = self._driver.keeper
+        if keeper is None or not instruction.leaf.held:
+            self._call(instruction)
+        else:
+            self._handle = self._noted = keeper.note(self, instruction, self._noted_down)
+
+    def _noted_down(self, instruction: Run) -> None:
+        """
+        The journal knows what is about to be done, or takes too long.
+        """
+        if self.answered:  # it was given up meanwhile
+            self._ended(None, NotStarted(self.stopped))
+            return
+        try:
+            self._call(instruction)
+        except Exception as exc:  # noqa: BLE001 - the leaf cannot even be looked at: that is how it has ended
+            self._ended(None, exc)
+
+    def _call(self, instruction: Run) -> None:
         ctx = self._leaf_ctx(instruction.until)
         fn = instruction.leaf.revert if instruction.revert else instruction.leaf.recover
         if inspect.iscoroutinefunction(fn):
@@ -143,6 +167,9 @@ class ActionRun(Timed):
                 return
             let_go_of(value)
         self._handle = None
+        noted, self._noted = self._noted, None
+        if noted is not None:
+            noted.ended(error)
         now = driver.clock.now()
         if self.answered:
             driver.action_ended(self, now)

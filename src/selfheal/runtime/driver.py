@@ -22,6 +22,7 @@ from selfheal.model import Check, Outcome, Recover, Wait
 from selfheal.runtime import gating, guards, probes, questions
 from selfheal.runtime.actions import ActionRun
 from selfheal.runtime.closing import Closing
+from selfheal.runtime.held import Keeper, Waiting
 from selfheal.runtime.reporter import Reporter
 from selfheal.runtime.schedule import Schedule, Timed
 from selfheal.runtime.watch import Pause, Resource, Watch
@@ -30,7 +31,7 @@ from selfheal.runtime.watch import Pause, Resource, Watch
 if TYPE_CHECKING:
     from selfheal.checks import HealthCheck
     from selfheal.clock import Clock
-    from selfheal.model import CheckResult, Incident
+    from selfheal.model import CheckResult, Incident, Journal
     from selfheal.runtime.hosts import Host
     from selfheal.runtime.listeners import Dispatcher
     from selfheal.runtime.settings import Settings
@@ -53,7 +54,7 @@ class Driver:
     Runs the checks of one healer on one loop.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, events: Dispatcher) -> None:
+    def __init__(self, settings: Settings, clock: Clock, events: Dispatcher, journal: Journal | None = None) -> None:
         self.settings = settings
         self.clock = clock
         self.reporter = Reporter(clock, events, lambda watch, entry: questions.restored(self, watch, entry))
@@ -68,6 +69,7 @@ class Driver:
         #: Actions whose code runs, abandoned ones included.
         self.running: set[ActionRun] = set()
         self.closing: Closing | None = None
+        self.keeper = None if journal is None else Keeper(self, journal)
 
     # --- starting -------------------------------------------------------------
 
@@ -79,9 +81,7 @@ class Driver:
         self.ident = threading.get_ident()
         self.open = True
         self.reporter.announce(names.HEALER_STARTED, {"checks": len(self.watches), "mode": self.settings.mode})
-        for watch in tuple(self.watches.values()):
-            self._first(watch)
-        self.rearm()
+        self._begin(tuple(self.watches.values()))
 
     def add(self, check: HealthCheck) -> None:
         """
@@ -101,8 +101,7 @@ class Driver:
             resource.budget = BudgetLedger(check.budget)
         self.watches[check.name] = watch
         if self.open:
-            self._first(watch)
-            self.rearm()
+            self._begin((watch,))
 
     def remove(self, name: str) -> None:
         """
@@ -129,6 +128,18 @@ class Driver:
         # As long as an action runs on it, it is busy for whatever check comes next.
         if not resource.watches and all(run.watch.resource is not resource for run in self.running):
             self.resources.pop(resource.name, None)
+
+    def _begin(self, watches: tuple[Watch, ...]) -> None:
+        def begin() -> None:
+            for watch in watches:
+                if self.open and watch.rests:
+                    self._first(watch)
+            self.rearm()
+
+        if self.keeper is None:
+            begin()
+        else:
+            self.keeper.take_over(watches, begin)
 
     def _first(self, watch: Watch) -> None:
         settings = self.settings
@@ -201,7 +212,7 @@ class Driver:
             thing.finish()
 
     def _serve(self, thing: Timed, now: float) -> None:
-        if isinstance(thing, ActionRun):
+        if isinstance(thing, (ActionRun, Waiting)):
             thing.wake(now)
         elif isinstance(thing, Watch):
             if thing.run is not None:

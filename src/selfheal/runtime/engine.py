@@ -26,6 +26,7 @@ from selfheal.runtime.threads import InlineThreads, Threads
 if TYPE_CHECKING:
     from selfheal.checks import HealthCheck
     from selfheal.clock import Clock
+    from selfheal.model import Journal
 
 R = TypeVar("R")
 
@@ -45,11 +46,15 @@ class Engine:
         settings: For the driver.
         clock: The time.
         on_start: Called before each start.
+        journal: Outlives the process.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, *, on_start: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, *, on_start: Callable[[], None], journal: Journal | None = None
+    ) -> None:
         self.settings = settings
         self.clock = clock
+        self._journal = journal
         self._on_start = on_start
         self._listeners: dict[object, tuple[Listener, Collection[str] | None]] = {}
         self._removes: dict[object, Callable[[], None]] = {}
@@ -64,7 +69,9 @@ class Engine:
         self.dispatcher = Dispatcher(inline=self.clock.virtual)
         for key, (listener, events) in self._listeners.items():
             self._removes[key] = self.dispatcher.add(listener, events)
-        self.driver = Driver(self.settings, self.clock, self.dispatcher)
+        if self._journal is not None:
+            self.dispatcher.add(self._journal.write)
+        self.driver = Driver(self.settings, self.clock, self.dispatcher, self._journal)
         for check in self.checks.values():
             self.driver.add(check)
         if before is not None:
@@ -125,6 +132,8 @@ class Engine:
 
     def _begin(self, host: Host) -> None:
         reset_in_children(self)
+        if self._journal is not None:
+            self._journal.start(self.clock, self.driver.reporter.announce)
         self._on_start()
         self._host = host
         threads = InlineThreads(host.post) if self.clock.virtual else Threads(self.settings.max_threads, host.post)
@@ -152,7 +161,7 @@ class Engine:
         self.driver.open = False
         for watch in tuple(self.driver.watches.values()):
             watch.end_hopes(well=False)
-        self.dispatcher.close(_nothing)
+        self._fall_silent(_nothing)
 
     def stop(self, *, revert: bool = False) -> None:
         """
@@ -184,11 +193,11 @@ class Engine:
         try:
             host.post(lambda: driver.close(revert=revert, on_closed=closed.set))
             if self.wait(closed, self.settings.grace + LEAVE_WITHIN):
-                self.dispatcher.close(delivered.set)
+                self._fall_silent(delivered.set)
                 delivered.wait(self._flush_within(until))
         finally:  # also if it is cut short, by a second Ctrl-C or by a probe that blocks the loop
             host.post(driver.finish)
-            self.dispatcher.close(_nothing)
+            self._fall_silent(_nothing)
             ended = thread.stop(LEAVE_WITHIN)
             self.running = False
             self._thread = None
@@ -221,14 +230,21 @@ class Engine:
             with anyio.CancelScope(shield=True):  # bounded by the grace
                 driver.close(revert=revert, on_closed=closed.set)
                 await closed.wait()
-                self.dispatcher.close(lambda: host.post(flushed.set))
+                self._fall_silent(lambda: host.post(flushed.set))
                 with anyio.move_on_after(self._flush_within(until)):
                     await flushed.wait()
         finally:  # also if it is cut short: asyncio's own cancellation goes through every shield
             driver.finish()
-            self.dispatcher.close(_nothing)
+            self._fall_silent(_nothing)
             self.running = False
         self._raise_failure()
+
+    def _fall_silent(self, done: Callable[[], object]) -> None:
+        """
+        Deliver the last events, then have the journal write what it has; call *done*.
+        """
+        journal = self._journal
+        self.dispatcher.close(done if journal is None else lambda: journal.close(done))
 
     def _flush_within(self, until: float) -> float:
         return min(FLUSH_WITHIN, max(FLUSH_AT_LEAST, until - self.clock.now()))

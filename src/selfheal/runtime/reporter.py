@@ -153,8 +153,10 @@ class Reporter:
             )
         )
 
-    def announce(self, event: str, fields: Mapping[str, Field] = _NO_FIELDS, *, resource: str = "") -> None:
+    def announce(
+        self, event: str, fields: Mapping[str, Field] = _NO_FIELDS, *, check: str = "", resource: str = ""
+    ) -> None:
         """
-        Send an event that concerns no single check.
+        Send an event that concerns no check that is watched. Safe from any thread.
         """
-        self._dispatcher.put(Event(name=event, at=self._clock.now(), resource=resource, fields=fields))
+        self._dispatcher.put(Event(name=event, at=self._clock.now(), check=check, resource=resource, fields=fields))
