@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import pytest
 
-from selfheal import Healer, HealingPolicy, HealingState, HealthCheck, Ladder, names
+from selfheal import Healer, HealingPolicy, HealingState, HealthCheck, Ladder, Rebuildable, names
 from selfheal.integrations.psycopg import PoolHealth, pool_ladder
 from selfheal.integrations.psycopg import standby as psycopg_standby
 from selfheal.model import Event
@@ -197,17 +197,21 @@ class SyncAlchemy(SyncApplication):
         urls = {key: dsn.replace("://", "+psycopg://") for key, dsn in self.targets.items()}
         self.targets = urls
         self._route(standby.role)
-        engine = sqlalchemy.create_engine(urls["a"], pool_size=WORKERS, max_overflow=1, pool_timeout=2)
+
+        def make() -> Any:
+            return sqlalchemy.create_engine(self.router.target, pool_size=WORKERS, max_overflow=1, pool_timeout=2)
+
+        engine = Rebuildable(make, close=sqlalchemy.Engine.dispose, name="db")
 
         def write(sql: str) -> None:
-            with engine.begin() as connection:
+            with engine.use() as used, used.begin() as connection:
                 connection.exec_driver_sql(sql)
 
         ladder = switch_ladder(self.router, after=standby.follow(engine, self.router)) >> engine_ladder(engine)
         try:
             self._serve(self.healer(EngineHealth(engine), ladder), write)
         finally:
-            engine.dispose()
+            engine.close()
 
 
 class AsyncAlchemy(AsyncApplication):

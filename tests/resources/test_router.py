@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfheal import ConfigError, Escalate, HealthCheck, SelfHealError, Unhealthy
+from selfheal import ConfigError, Escalate, HealingPolicy, HealingStateMachine, HealthCheck, SelfHealError, Unhealthy
 from selfheal.errors import CancelledRecoveryError, IllegalTransitionError
-from selfheal.model import CheckResult, Fault, RecoveryContext
+from selfheal.model import Check, CheckResult, Fault, Recover, RecoveryContext
 from selfheal.resources import Router, SwitchTo, switch_ladder
 from selfheal.resources.router_roles import QUESTIONS
 from selfheal.testing import VirtualClock, simulate
@@ -480,6 +480,23 @@ def test_a_switch_of_another_process_is_reverted_by_doing_nothing(
     assert action.revert_when() is True
     action.revert(ctx)
     assert ("a", []) == (router.current, servers.asked)
+
+
+def test_a_new_process_that_adopts_a_switch_can_switch(
+    router: Router[str], servers: Servers, clock: VirtualClock, ctx: RecoveryContext
+) -> None:
+    """
+    The rung that an earlier process has left applied is taken; if the primary is still dead, the next one moves.
+    """
+    machine = HealingStateMachine(HealingPolicy(interval=5, timeout=1, fall=2), switch_ladder(router))
+    machine.adopt([0], now=0.0)
+    servers.now |= {"a": OSError(), "b": "primary"}
+    for now in (0.0, 1.0):
+        clock.move_to(now)
+        machine.check_now(now=now)
+        assert Check() == machine.tick(now=now)
+        machine.checked(CheckResult.unhealthy("down", started_at=now), now=now)
+    assert Recover(1, 1) == machine.tick(now=1.0)
 
 
 def test_its_traits() -> None:

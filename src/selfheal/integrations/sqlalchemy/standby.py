@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from selfheal.resources import Router
+    from selfheal.resources import Rebuildable, Router
+
+    Source = Engine | AsyncEngine | Rebuildable[Engine] | Rebuildable[AsyncEngine]
 
 
 def role(url: str | URL) -> tuple[str, int | None]:
@@ -58,13 +60,18 @@ async def arole(url: str | URL) -> tuple[str, int | None]:
     return await _asked(engine.sync_engine)
 
 
-def follow(engine: Engine | AsyncEngine, router: Router[Any]) -> Callable[[], object]:
+def follow(engine: Source, router: Router[Any]) -> Callable[[], object]:
     """
     Let each new connection of *engine* lead to where *router* points to, from now on.
 
     Whatever the URL of the target says wins over the engine's own; the rest of
     its settings stay. The listener is a ``do_connect``: an engine that was made
     with ``creator=`` does not ask it.
+
+    Args:
+        engine: An `Engine`, an `AsyncEngine`, or the `Rebuildable` that makes them; let that build with
+            ``router.target``.
+        router: Of database URLs.
 
     Returns:
         The ``after=`` of a switch: the engine gets a new, empty pool at once, and the old one is closed in the
@@ -83,10 +90,17 @@ def follow(engine: Engine | AsyncEngine, router: Router[Any]) -> Callable[[], ob
         args[:], chosen = dialect.create_connect_args(url.make_url(router.target))
         params.update(chosen)
 
-    event.listen(getattr(engine, "sync_engine", engine), "do_connect", connecting)
+    def lead(led: Engine) -> None:
+        if not event.contains(led, "do_connect", connecting):
+            event.listen(led, "do_connect", connecting)
+
+    given: Any = engine
+    if not hasattr(given, "rebuild"):
+        lead(getattr(given, "sync_engine", given))
 
     async def leave() -> None:
         async with health.looking() as looked:
+            lead(looked.engine)
             old, idle = looked.engine.pool, looked.leases.idle()
             Generations.of(looked.engine).begin()
             looked.engine.dispose(close=False)
