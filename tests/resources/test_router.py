@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import signal
 import threading
 
 from collections.abc import Callable, Mapping
@@ -134,6 +135,7 @@ def test_a_role_that_is_none_is_no_answer(said: object, servers: Servers, router
     assert (False, ConfigError) == (answer.writable, type(answer.error))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
 def test_a_forked_child_goes_on_where_its_parent_was(
     router: Router[str], servers: Servers, ctx: RecoveryContext
@@ -144,9 +146,13 @@ def test_a_forked_child_goes_on_where_its_parent_was(
     fail_over(router, servers, ctx)
     with router._lock, router._roles._lock:
         pid = os.fork()
-        if pid == 0:
-            router.ask()
-            os._exit(0 if router.current == "b" else 1)
+        if not pid:
+            signal.alarm(10)
+            try:
+                router.ask()
+                os._exit(0 if router.current == "b" else 1)
+            finally:
+                os._exit(2)
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
