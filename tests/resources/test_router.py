@@ -20,7 +20,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfheal import ConfigError, Escalate, HealingPolicy, HealingStateMachine, HealthCheck, SelfHealError, Unhealthy
+from selfheal import (
+    ConfigError,
+    Escalate,
+    Healer,
+    HealingPolicy,
+    HealingStateMachine,
+    HealthCheck,
+    SelfHealError,
+    Unhealthy,
+)
 from selfheal.errors import CancelledRecoveryError, IllegalTransitionError
 from selfheal.model import Check, CheckResult, Fault, Recover, RecoveryContext
 from selfheal.resources import Router, SwitchTo, switch_ladder
@@ -577,6 +586,8 @@ def test_an_async_role_needs_an_async_probe(servers: Servers, clock: VirtualCloc
 # -- the whole story --------------------------------------------------------------
 
 
+POLICY = HealingPolicy(interval=5, timeout=1, jitter=0)
+
 #: When, from then on, each server answers what.
 Script = Mapping[str, list[tuple[float, Any]]]
 
@@ -629,6 +640,40 @@ def test_a_fail_over_waits_for_the_promotion_and_goes_back_when_all_is_well() ->
     )
     assert [(68, "a", "b"), (364, "b", "a")] == moves(told)
     assert ["healed"] == [incident.result.value for incident in told.incidents]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_story_is_the_same_on_a_loop(backend: Any) -> None:
+    """
+    With an async role, an async probe and an async function after each move, on either loop.
+    """
+    script: Script = {"a": [(0, "primary"), (60, "dead"), (300, "primary")], "b": [(0, "standby"), (68, "primary")]}
+    clock = VirtualClock()
+    followed: list[tuple[float, str]] = []
+
+    async def role(target: str) -> str:
+        answer: str = at(script, target, clock.now())
+        if answer == "dead":
+            raise ConnectionRefusedError
+        return answer
+
+    router = Router({"a": "a", "b": "b"}, primary="a", role=role, clock=clock)
+
+    async def probe() -> None:
+        if at(script, router.target, clock.now()) != "primary":
+            raise Unhealthy("down")
+
+    async def follow() -> None:
+        followed.append((clock.now(), router.target))
+
+    async def main() -> None:
+        ladder = switch_ladder(router, after=follow)
+        check = HealthCheck(router.watching(probe), name="db", policy=POLICY, recovery=ladder)
+        async with Healer([check], clock=clock, phase=0, slack=0):
+            await clock.sleep(500)
+
+    clock.run(main, backend=backend)
+    assert [(68, "b"), (364, "a")] == followed
 
 
 def test_a_promotion_is_waited_for_over_an_hour() -> None:
