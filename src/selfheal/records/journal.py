@@ -122,7 +122,7 @@ class SqliteJournal(JournalReader):
         As `Journal.start`. Also for another life of the same healer.
         """
         with guard().lock, contextlib.suppress(sqlite3.Error):
-            if os.path.exists(self.path):
+            if os.path.exists(self.path) and os.path.getsize(self.path):
                 open_to_read(self.path).close()
         reset_in_children(self)
         self._tell = tell
@@ -325,7 +325,7 @@ class SqliteJournal(JournalReader):
             if not is_damage(exc):
                 raise
             self._replace(exc)
-            another = self._store.open() or True
+            another = self._store.open()
         if another:  # what is in force must not be forgotten with the file
             with self._news:
                 self._marks = {**self._open_changes, **self._marks}

@@ -106,14 +106,17 @@ def open_to_read(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", timeout=BUSY_WITHIN, uri=True, isolation_level=None)
     try:
         try:
-            require_ours(connection, path)
+            ours = require_ours(connection, path)
         except sqlite3.OperationalError:
             if os.path.exists(f"{path}-wal"):
                 raise
             # In a folder that we may not write to, SQLite cannot share a file; nobody writes to it either.
             connection.close()
             connection = sqlite3.connect(f"file:{quote(path)}?immutable=1", uri=True, isolation_level=None)
-            require_ours(connection, path)
+            ours = require_ours(connection, path)
+        if not ours:
+            msg = f"{path} is empty: no journal was written there yet."
+            raise ConfigError(msg)
     except BaseException:
         connection.close()
         raise

@@ -103,7 +103,7 @@ class Store:
 
     def open(self) -> bool:
         """
-        Open the file if it is not open, or not there any more; whether this has begun another one.
+        Open the file if it is not open, or not there any more; whether it is one that does not know this process.
 
         Raises:
             OSError: If it cannot be made.
@@ -112,7 +112,6 @@ class Store:
         """
         if self._connection is not None and self._is_there():
             return False
-        before = self._file
         self.close()
         with contextlib.suppress(FileNotFoundError):  # known already if it turns out to be damaged
             self._file = os.stat(self._path)
@@ -120,11 +119,11 @@ class Store:
         self._file = os.stat(self._path)
         self._owner = enter(self._path)
         with transaction(connection):
-            connection.execute(
+            made = connection.execute(
                 "INSERT OR IGNORE INTO owners VALUES (?, ?, ?, ?)",
                 (self._owner, platform.node(), os.getpid(), self.wall()),
             )
-        return before is not None and not os.path.samestat(before, self._file)
+        return made.rowcount > 0
 
     def close(self) -> None:
         """

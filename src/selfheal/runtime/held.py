@@ -219,9 +219,12 @@ class TakeOver(Waiting):
             self._report(change, "no check here has such an action")
             return
         watch, rung, leaf = place
-        if change.phase is HeldPhase.UNKNOWN or (change.phase is HeldPhase.INTENT and not leaf.idempotent):
+        if change.phase is HeldPhase.INTENT and not leaf.idempotent:
             self._keeper.mark(change.key, HeldPhase.UNKNOWN, _ignore)
             del self._keeper.phases[change.key]  # a later run of it is another change
+            self._report(change, "it is not idempotent, and nobody knows how far it came")
+            return
+        if change.phase is HeldPhase.UNKNOWN:
             self._report(change, "it is not idempotent, and nobody knows how far it came")
             return
         self._keeper.phases[change.key] = change.phase
