@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, NoReturn
 
 import selfheal
 
-from selfheal.errors import MissingExtraError
+from selfheal.errors import ConfigError, MissingExtraError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,6 +40,34 @@ def _diagram(_options: argparse.Namespace) -> int:
     return 0
 
 
+def _incidents(options: argparse.Namespace) -> int:
+    from selfheal.records.command import report
+
+    try:
+        said = report(
+            options.journal,
+            since=options.since,
+            check=options.check,
+            limit=options.limit,
+            story=options.story,
+            json=options.json,
+        )
+    except ConfigError as exc:
+        print(exc, file=sys.stderr)
+        return 2
+    print(said)
+    return 0
+
+
+def _incidents_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("journal", help="the file that Healer(journal=...) writes")
+    parser.add_argument("--since", metavar="WHEN", help="opened since then: 2h, 30m, 7d, or an ISO date")
+    parser.add_argument("--check", metavar="NAME", help="of this check alone")
+    parser.add_argument("--limit", type=int, default=100, metavar="N", help="the last N (default: %(default)s)")
+    parser.add_argument("--story", action="store_true", help="with everything that happened, line by line")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _none(_parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -57,6 +85,9 @@ _COMMANDS: Final = {
         "break a PostgreSQL pool and a log file in five ways, and watch them come back", _demo, _demo_arguments
     ),
     "diagram": _Command("print the states of healing, as a Mermaid diagram", _diagram),
+    "incidents": _Command(
+        "print what a journal holds: incidents, and held changes that are in force", _incidents, _incidents_arguments
+    ),
 }
 
 
