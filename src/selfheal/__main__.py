@@ -40,6 +40,39 @@ def _diagram(_options: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from selfheal.doctor import main as doctor
+
+    return doctor(
+        options.target,
+        also=options.also,
+        ignore=options.ignore,
+        fail_on=options.fail_on,
+        build=options.build,
+        json=options.json,
+        rules=options.rules,
+    )
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", nargs="?", metavar="module:healer", help="a Healer, or a function that makes one")
+    parser.add_argument(
+        "--also", metavar="module:object", action="append", default=[], help="look at this as well; repeatable"
+    )
+    parser.add_argument("--ignore", metavar="CODE", action="append", default=[], help="leave this rule out; repeatable")
+    parser.add_argument(
+        "--fail-on",
+        choices=("error", "warning", "info"),
+        default="warning",
+        help="end with 1 if anything as bad as this is found (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--build", action="store_true", help="make what every Rebuildable makes, which may connect, and close it again"
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument("--rules", action="store_true", help="list the rules and end")
+
+
 def _incidents(options: argparse.Namespace) -> int:
     from selfheal.records.command import report
 
@@ -85,6 +118,11 @@ _COMMANDS: Final = {
         "break a PostgreSQL pool and a log file in five ways, and watch them come back", _demo, _demo_arguments
     ),
     "diagram": _Command("print the states of healing, as a Mermaid diagram", _diagram),
+    "doctor": _Command(
+        "look at a healer and its clients for settings that hide faults, and say how to mend them",
+        _doctor,
+        _doctor_arguments,
+    ),
     "incidents": _Command(
         "print what a journal holds: incidents, and held changes that are in force", _incidents, _incidents_arguments
     ),

@@ -1,0 +1,23 @@
+"""
+All rules, by code.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from selfheal.doctor.findings import Rule
+from selfheal.doctor.rules import asyncpg, checks, healers, http, imports, probes, psycopg, redis, sqlalchemy
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    *psycopg.RULES,
+    *sqlalchemy.RULES,
+    *asyncpg.RULES,
+    *redis.RULES,
+    *http.RULES,
+    *probes.RULES,
+    *checks.RULES,
+    *healers.RULES,
+    *imports.RULES,
+)

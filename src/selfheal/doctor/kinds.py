@@ -1,0 +1,81 @@
+"""
+The kinds of things that rules look at, told by their types. No library is imported for it: what is not loaded has no
+objects.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from typing import Final
+
+import attrs
+
+
+@attrs.frozen
+class Kind:
+    """
+    A kind of thing.
+
+    Args:
+        name: For people.
+        types: Where its types are: ``module:name``.
+    """
+
+    name: str
+    types: tuple[str, ...]
+
+    def has(self, thing: object) -> bool:
+        """
+        Whether *thing* is one.
+        """
+        # Not isinstance, which also asks a proxy what it stands for: that is a call, and fails outside of a request.
+        return issubclass(type(thing), loaded(*self.types))
+
+
+def loaded(*types: str) -> tuple[type, ...]:
+    """
+    Those of the types, given as ``module:name``, whose modules are loaded.
+    """
+    found: list[type] = []
+    for spelled in types:
+        module, _, name = spelled.partition(":")
+        there = getattr(sys.modules.get(module), name, None)
+        if isinstance(there, type):
+            found.append(there)
+    return tuple(found)
+
+
+PSYCOPG_POOL: Final = Kind("psycopg pool", ("psycopg_pool:ConnectionPool", "psycopg_pool:AsyncConnectionPool"))
+ENGINE: Final = Kind("SQLAlchemy engine", ("sqlalchemy.engine:Engine",))
+ASYNCPG_POOL: Final = Kind("asyncpg pool", ("asyncpg.pool:Pool",))
+REDIS_POOL: Final = Kind("redis pool", ("redis:ConnectionPool", "redis.asyncio:ConnectionPool"))
+HTTPX_CLIENT: Final = Kind("HTTP client", ("httpx:Client", "httpx:AsyncClient", "httpx2:Client", "httpx2:AsyncClient"))
+AIOHTTP_SESSION: Final = Kind("aiohttp session", ("aiohttp:ClientSession",))
+
+#: What may be told about by a rule of its own library.
+CLIENTS: Final = (PSYCOPG_POOL, ENGINE, ASYNCPG_POOL, REDIS_POOL, HTTPX_CLIENT, AIOHTTP_SESSION)
+
+POOLED_HEALTH: Final = Kind("ready-made probe", ("selfheal.integrations.pooled:PooledHealth",))
+REBUILDABLE: Final = Kind("Rebuildable", ("selfheal.resources.rebuildable:Rebuildable",))
+
+_OURS: Final = Kind("part of a healer", ("selfheal.healer:Healer", "selfheal.checks:HealthCheck"))
+
+HEALER: Final = Kind("healer", ())
+CHECK: Final = Kind("check", ())
+#: A healer or client outside of any Rebuildable, as the import of the application has left it.
+IMPORTED: Final = Kind("imported object", ())
+
+
+def client_kind(thing: object) -> Kind | None:
+    """
+    Which kind of client *thing* is; `None`: none.
+    """
+    return next((kind for kind in CLIENTS if kind.has(thing)), None)
+
+
+def is_end(thing: object) -> bool:
+    """
+    Whether its inside is nobody's business: a client's, or that of a healer or check, which would lead everywhere.
+    """
+    return client_kind(thing) is not None or _OURS.has(thing)

@@ -1,0 +1,236 @@
+"""
+The command of the doctor: what it looks at, what it refuses, and how it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import sys
+import textwrap
+
+import pytest
+
+from selfheal.__main__ import main
+from selfheal.doctor import RULES
+from selfheal.doctor.report import rules_as_table
+
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "how-to" / "doctor.md"
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module into the current folder, and gives its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    made = []
+
+    def write(text):
+        name = f"application_{tmp_path.name.replace('-', '_')}_{len(made)}"
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+        made.append(name)
+        return name
+
+    yield write
+    for name in made:
+        sys.modules.pop(name, None)
+
+
+HEALER = """
+    from selfheal import Healer, HealthCheck
+    healer = Healer([HealthCheck(lambda: None, name="db")])
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "status"), [([], 0), (["--fail-on", "info"], 1), (["--fail-on", "info", "--ignore", "SH701"], 0)]
+)
+def test_status_tells_whether_anything_as_bad_was_found(module, capsys, options, status):
+    """
+    The status is 1 from the given severity on, by default a warning, and else 0.
+    """
+    assert status == main(["doctor", f"{module(HEALER)}:healer", *options])
+    assert "SH701 info" in capsys.readouterr().out or "--ignore" in options
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("healer", "write module:attribute"),
+        ("there_is_no_such:healer", "there_is_no_such could not be imported: ModuleNotFoundError"),
+        ("json:healer", "has no attribute 'healer'"),
+        ("json:JSONDecodeError", "json:JSONDecodeError() failed: TypeError"),
+        ("json:codecs", "module is no Healer"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_said(capsys, monkeypatch, target, reason):
+    """
+    A target that is none ends with 2 and one line on stderr, not with a traceback.
+    """
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    assert 2 == main(["doctor", target])
+    said = capsys.readouterr()
+    assert "" == said.out
+    assert reason in said.err
+    assert 1 == said.err.count("\n")
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "json:healer", "--ignore", "SH000"]])
+def test_what_makes_no_sense_is_refused(capsys, arguments):
+    """
+    No target, and a rule that does not exist, end with 2.
+    """
+    assert 2 == main(arguments)
+    assert capsys.readouterr().err.startswith("python -m selfheal doctor: n")
+
+
+@pytest.mark.parametrize("ending", ["1 / 0", "raise SystemExit(0)"])
+def test_an_application_that_cannot_be_imported_is_told_with_the_place(module, capsys, ending):
+    """
+    The error of the application is one line with its type and where it was raised.
+    """
+    name = module(ending)
+
+    assert 2 == main(["doctor", f"{name}:healer"])
+    said = capsys.readouterr().err
+    assert f"{name} could not be imported: " in said
+    assert f"{name}.py:1)" in said
+
+
+def test_what_the_application_prints_stays_out_of_the_report(module, capsys):
+    """
+    JSON is all there is on stdout, whatever the import prints.
+    """
+    name = module(HEALER + "    print('hello')\n")
+
+    assert 0 == main(["doctor", f"{name}:healer", "--json"])
+    said = capsys.readouterr()
+    assert ["SH701"] == [found["code"] for found in json.loads(said.out)["findings"]]
+    assert "hello\n" == said.err
+
+
+def test_nothing_but_the_import_and_the_function_runs(module):
+    """
+    No probe, no action and no factory is called, no healer is started, and no property is read.
+    """
+    name = module("""
+        from selfheal import Healer, HealthCheck, Rebuildable, recovery_action
+
+        calls = []
+
+        class Holder:
+            @property
+            def client(self):
+                calls.append("property")
+
+        class Proxy:
+            def __getattr__(self, name):
+                calls.append("attribute")
+                raise RuntimeError("outside of a request")
+
+            @property
+            def __class__(self):
+                calls.append("class")
+                raise RuntimeError("outside of a request")
+
+        holder, proxy = Holder(), Proxy()
+        box = Rebuildable(lambda: calls.append("factory"), close=lambda made: calls.append("close"))
+
+        def probe():
+            calls.append("probe")
+            box.current, holder.client, proxy.client
+
+        @recovery_action
+        def heal(ctx):
+            calls.append("action")
+
+        healer = None
+
+        def make():
+            global healer
+            healer = Healer([HealthCheck(probe, name="db", recovery=heal)])
+            return healer
+    """)
+
+    assert 0 == main(["doctor", f"{name}:make"])
+    assert [] == sys.modules[name].calls
+    assert {"db": None} == {key: status.last for key, status in sys.modules[name].healer.status().items()}
+
+
+REBUILDABLE = """
+    from psycopg_pool import ConnectionPool
+    from selfheal import Healer, HealthCheck, Rebuildable
+    from selfheal.integrations.psycopg import PoolHealth, pool_ladder
+
+    closed = []
+
+    def close(pool):
+        closed.append(pool)
+        pool.close()
+
+    pool = Rebuildable(lambda: ConnectionPool("host=db", open=False), close=close, name="pool")
+    healer = Healer([HealthCheck(PoolHealth(pool), name="db", timeout=1, recovery=pool_ladder(pool))])
+"""
+
+
+def test_what_is_not_built_yet_is_named(module, capsys):
+    """
+    A Rebuildable that has made nothing is no finding, but it is said that nobody looked into it.
+    """
+    pytest.importorskip("psycopg_pool")
+    name = module(REBUILDABLE)
+
+    assert 0 == main(["doctor", f"{name}:healer"])
+    assert f"not looked at: what {name}:pool makes" in capsys.readouterr().out
+
+
+def test_what_is_built_for_the_look_is_closed_again(module, capsys):
+    """
+    --build makes the pool, finds what is wrong with it, and leaves it closed.
+    """
+    pytest.importorskip("psycopg_pool")
+    name = module(REBUILDABLE)
+
+    assert 1 == main(["doctor", f"{name}:healer", "--build", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert {f"{name}:pool"} == {found["subject"] for found in report["findings"]}
+    assert ["SH101", "SH102", "SH103", "SH106"] == [found["code"] for found in report["findings"]]
+    assert ([], 1) == (report["unbuilt"], len(sys.modules[name].closed))
+
+
+def test_what_cannot_be_built_is_said(module, capsys):
+    """
+    A factory that raises ends the look with 2.
+    """
+    name = module("""
+        from selfheal import Healer, HealthCheck, Rebuildable
+        box = Rebuildable(lambda: 1 / 0, close=print)
+        healer = Healer([HealthCheck(lambda: box.current, name="db")])
+    """)
+
+    assert 2 == main(["doctor", f"{name}:healer", "--build"])
+    assert f"{name}:box could not be built: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_every_rule_has_a_code_of_its_own():
+    """
+    Codes are unique and grouped by what is looked at.
+    """
+    codes = [rule.code for rule in RULES]
+
+    assert sorted(set(codes)) == codes
+    assert [] == [code for code in codes if not re.fullmatch(r"SH\d{3}", code)]
+
+
+def test_rules_are_listed(capsys):
+    """
+    --rules needs no healer and prints the table that the page has.
+    """
+    assert 0 == main(["doctor", "--rules"])
+    table = capsys.readouterr().out
+
+    assert rules_as_table() + "\n" == table
+    assert table in PAGE.read_text()
