@@ -39,7 +39,7 @@ _BATCH: Final = 200
 SAMPLE_EVERY: Final = 60.0
 
 #: Seconds between tries while the file cannot be written, doubling from the first to the last.
-_RETRY_FIRST, _RETRY_LAST = 0.5, 10.0
+_RETRY_FIRST, _RETRY_LAST = 0.5, 5.0
 
 #: Events that are no part of an incident's story.
 _ASIDE: Final = frozenset({names.CHECK_COMPLETED, names.STEP_FAILED})
