@@ -17,7 +17,7 @@ import pytest
 
 HERE = pathlib.Path(__file__).parent / "applications"
 
-for library in ("psycopg_pool", "sqlalchemy", "asyncpg", "redis", "httpx", "httpx2", "aiohttp", "stamina", "pymysql"):
+for library in ("psycopg_pool", "sqlalchemy", "asyncpg", "redis", "httpx", "httpx2", "aiohttp"):
     pytest.importorskip(library)
 
 

@@ -15,6 +15,7 @@ import sqlalchemy
 from psycopg_pool import ConnectionPool
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from selfheal import Budget, Healer, HealthCheck, Rebuildable, RecoveryAction, health_check
 from selfheal.integrations.psycopg import PoolHealth, pool_ladder
@@ -40,7 +41,9 @@ orders = Rebuildable(make_orders, close=ConnectionPool.close, name="orders")
 orders.ensure()
 reports = sqlalchemy.create_engine("postgresql+psycopg://shop@127.0.0.1:1/reports", connect_args=LIMITS)
 treat_as_disconnect(reports)
-stock = sqlalchemy.create_engine("mysql+pymysql://shop@127.0.0.1:1/stock", connect_args={"read_timeout": 10})
+stock = create_async_engine(
+    "postgresql+asyncpg://shop@127.0.0.1:1/stock", connect_args={"timeout": 3, "command_timeout": 10}, pool_recycle=300
+)
 carts = redis.Redis(
     host="127.0.0.1", port=1, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0)
 )

@@ -11,9 +11,10 @@ import asyncpg
 import httpx
 import redis
 import sqlalchemy
-import stamina
+import tenacity
 
 from psycopg_pool import ConnectionPool
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from selfheal import Blast, Budget, Healer, HealingPolicy, HealthCheck, RecoveryAction, health_check
 from selfheal.integrations.psycopg import PoolHealth, pool_ladder
@@ -29,7 +30,9 @@ orders = ConnectionPool(
 # SH201 SH202 SH203 SH205 SH206
 reports = sqlalchemy.create_engine("postgresql+psycopg://shop@127.0.0.1:1/reports", pool_pre_ping=True)
 # SH204
-stock = sqlalchemy.create_engine("mysql+pymysql://shop@127.0.0.1:1/stock")
+stock = create_async_engine(
+    "postgresql+asyncpg://shop@127.0.0.1:1/stock", connect_args={"timeout": 3}, pool_recycle=300
+)
 # SH401
 carts = redis.Redis(host="127.0.0.1", port=1)
 # SH402 SH403 SH404
@@ -50,7 +53,7 @@ async def _on_a_loop():
 parcels, ledger = asyncio.run(_on_a_loop())
 
 
-@stamina.retry(on=Exception)
+@tenacity.retry(stop=tenacity.stop_after_attempt(3))
 def ask_carts():
     carts.ping()
 
