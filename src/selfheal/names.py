@@ -224,7 +224,7 @@ METRICS: Final[dict[str, MetricName]] = {
         "Events that did not get where they should.",
         (),
         ("sink", "reason"),
-        (("listener", "error"), ("listener", "overflow")),
+        (("listener", "error"), ("listener", "overflow"), ("journal", "overflow")),
     ),
     # Checks
     "selfheal_probe_up": MetricName("gauge", "1 while the status is pass or warn.", _C, mode="livemin"),

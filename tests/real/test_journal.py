@@ -217,3 +217,37 @@ def test_the_loop_is_never_blocked_by_a_locked_journal(tmp_path):
     assert heard(events, names.JOURNAL_LOST)
     assert max(gaps) < 0.4
     assert [HeldPhase.REVERTED] == [change.phase for change in JournalReader(path).held(reverted=True)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_that_starts_by_itself_has_its_own_journal(tmp_path):
+    """
+    With after_fork="start" the child's healer writes and heals at once, whatever the parent was doing.
+    """
+    script = """if True:
+        import os, sys, time
+        sys.path.insert(0, sys.argv[2])
+        import test_journal as here
+        from selfheal import Healer
+        from selfheal.records import SqliteJournal
+        made, events, broken = here.healing(None)
+        journal = SqliteJournal(sys.argv[1])
+        with Healer(made.checks, journal=journal, phase=0, slack=0, after_fork="start") as healer:
+            here.until(lambda: healer.incidents())
+            for _ in range(5):
+                child = os.fork()
+                if child == 0:
+                    broken.append(True)
+                    here.until(lambda: healer.incidents())
+                    healer.stop()
+                    os._exit(0 if journal.waiting == 0 and not journal.failing else 1)
+                assert os.waitpid(child, 0)[1] == 0
+        print(len(journal.incidents()))
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "selfheal.db", os.path.dirname(__file__)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ("6\n", "") == (run.stdout, run.stderr)

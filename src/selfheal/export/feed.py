@@ -48,6 +48,7 @@ class Feed:
         self._pauses: dict[str, float] = {}
         self._look_at = -math.inf
         self._dropped = healer.events_dropped
+        self._journal_dropped = 0
         #: The status each check shows.
         self._shown: dict[str, str] = {}
         #: The action each check asks for, counted as detected already.
@@ -72,6 +73,8 @@ class Feed:
             names.RESOURCE_PAUSED: self._paused,
             names.RESOURCE_RESUMED: self._resumed,
             names.LISTENER_FAILED: self._listener_failed,
+            names.JOURNAL_LOST: self._journal,
+            names.JOURNAL_RESTORED: self._journal,
         }
         self._catch_up(healer)
 
@@ -298,6 +301,13 @@ class Feed:
 
     def _listener_failed(self, _event: Event) -> None:
         self._metrics.child("selfheal_events_dropped_total", "listener", "error").inc()
+
+    def _journal(self, event: Event) -> None:
+        dropped = event.fields["dropped"]
+        if isinstance(dropped, int):
+            lost = max(0, dropped - self._journal_dropped)
+            self._metrics.child("selfheal_events_dropped_total", "journal", "overflow").inc(lost)
+            self._journal_dropped = dropped
 
     # What several of them do.
 

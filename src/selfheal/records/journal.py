@@ -94,6 +94,7 @@ class SqliteJournal(JournalReader):
 
     def _begin_anew(self) -> None:
         # Held for a moment only, never while something is written: the loop's thread takes it as well.
+        self._pid = os.getpid()
         self._news = threading.Condition(threading.Lock())
         self._rows: deque[Statement] = deque()
         self._marks: dict[HeldKey, HeldPhase] = {}
@@ -121,6 +122,7 @@ class SqliteJournal(JournalReader):
         """
         As `Journal.start`. Also for another life of the same healer.
         """
+        self.reset_after_fork()  # a healer that starts in a child by itself may come before our turn
         with guard().lock, contextlib.suppress(sqlite3.Error):
             if os.path.exists(self.path) and os.path.getsize(self.path):
                 open_to_read(self.path).close()
@@ -206,6 +208,8 @@ class SqliteJournal(JournalReader):
         """
         Begin anew in a child process: what the parent has not written yet is the parent's to write.
         """
+        if self._pid == os.getpid():
+            return
         keep_inherited((self._store, self._thread, self._news))
         self._open_changes = {}
         self.dropped, self.failing = 0, ""

@@ -66,17 +66,11 @@ class Guard:
         """
         self.lock.acquire()
 
-    def after_in_parent(self) -> None:
+    def after_fork(self) -> None:
         """
-        Go on.
+        Go on, in the parent and in the child: it is held by the thread that has forked, which is in both.
         """
         self.lock.release()
-
-    def after_in_child(self) -> None:
-        """
-        Begin anew.
-        """
-        self.lock = threading.RLock()
 
 
 @functools.cache
@@ -86,9 +80,7 @@ def guard() -> Guard:
     """
     made = Guard()
     if hasattr(os, "register_at_fork"):  # not on Windows
-        os.register_at_fork(
-            before=made.before_fork, after_in_parent=made.after_in_parent, after_in_child=made.after_in_child
-        )
+        os.register_at_fork(before=made.before_fork, after_in_parent=made.after_fork, after_in_child=made.after_fork)
     return made
 
 
