@@ -7,7 +7,6 @@ driver. It decides nothing.
 
 from __future__ import annotations
 
-import importlib
 import os
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -366,7 +365,8 @@ class Healer:
 
 def _opened(journal: str | os.PathLike[str] | Journal | None) -> Journal | None:
     if isinstance(journal, str | os.PathLike):
-        # By name: the journal is a room above, and sqlite3 is for those who keep one.
+        import importlib  # by name: the journal is a room above, and sqlite3 is for those who keep one
+
         made: Journal = importlib.import_module("selfheal.records.journal").SqliteJournal(journal)
         return made
     if journal is None or hasattr(journal, "claim"):
