@@ -443,7 +443,7 @@ class Service:
         self._stopping = threading.Event()
         if healed:
             check = HealthCheck(
-                RedisHealth(box, hung_after=MUTE, leak_after=MUTE),
+                RedisHealth(box, hung_after=MUTE, leak_after=MUTE, timeout=0.6),
                 name="cache",
                 policy=POLICY,
                 recovery=redis_ladder(box, hung_after=MUTE),
@@ -578,7 +578,9 @@ def test_callers_on_mute_connections_are_free_within_three_seconds(
         Service(
             clients, clients.rebuildable(url_of(proxy), socket_timeout=20), "SET", "a", "1", healed=False
         ) as without,
+        contextlib.ExitStack() as stack,
     ):
+        stack.callback(proxy.reset)  # frees whoever still waits
         mute = time.monotonic()
         proxy.blackhole()
         detected = service.detected_after(mute, within=5)
@@ -592,7 +594,6 @@ def test_callers_on_mute_connections_are_free_within_three_seconds(
         assert healed < 3
         assert {"sever_hung"} == set(service.actions())
         assert without.good_after(healable, within=0.5) is None
-        proxy.reset()
     assert number == clients.call(innocent.client_id)
 
 
