@@ -32,7 +32,6 @@ class Application:
     """
 
     name: ClassVar[str]
-    redis: ClassVar[bool] = False
 
     def __init__(self, url: Any, *, healed: bool) -> None:
         self.url = url
@@ -236,7 +235,7 @@ class Psycopg(Threaded):
         from psycopg_pool import ConnectionPool
 
         self.source = Rebuildable(
-            lambda: ConnectionPool(self.url, min_size=SIZE, max_size=SIZE, timeout=2, open=True),
+            lambda: ConnectionPool(self.url, min_size=SIZE, max_size=SIZE, timeout=1, open=True),
             close=lambda pool: pool.close(timeout=1),
             name="db",
             grace=1,
@@ -270,7 +269,7 @@ class PsycopgAsync(Looped):
         from psycopg_pool import AsyncConnectionPool
 
         async def make() -> Any:
-            pool = AsyncConnectionPool(self.url, min_size=SIZE, max_size=SIZE, timeout=2, open=False)
+            pool = AsyncConnectionPool(self.url, min_size=SIZE, max_size=SIZE, timeout=1, open=False)
             await pool.open(wait=True)
             return pool
 
@@ -304,7 +303,7 @@ class Sqlalchemy(Threaded):
         from sqlalchemy import create_engine
 
         self.source = create_engine(
-            self.url.replace("postgresql://", "postgresql+psycopg://"), pool_size=SIZE, max_overflow=0, pool_timeout=2
+            self.url.replace("postgresql://", "postgresql+psycopg://"), pool_size=SIZE, max_overflow=0, pool_timeout=1
         )
 
     def check(self) -> HealthCheck:
@@ -340,7 +339,7 @@ class SqlalchemyAsync(Looped):
             self.url.replace("postgresql://", f"postgresql+{self.driver}://"),
             pool_size=SIZE,
             max_overflow=0,
-            pool_timeout=2,
+            pool_timeout=1,
         )
 
     def check(self) -> HealthCheck:
@@ -384,7 +383,7 @@ class Asyncpg(Looped):
         return HealthCheck(probe, name="db", policy=POLICY, recovery=pool_ladder(self.source))
 
     async def request(self, sql: str = SQL) -> None:
-        async with self.source.use() as pool, pool.acquire(timeout=2) as connection:
+        async with self.source.use() as pool, pool.acquire(timeout=1) as connection:
             await connection.execute(sql)
 
     async def long_request(self) -> None:
@@ -394,4 +393,67 @@ class Asyncpg(Looped):
         self.leaked = [await self.source.current.acquire() for _ in range(SIZE)]
 
 
-APPLICATIONS: list[type[Application]] = [Psycopg, PsycopgAsync, Sqlalchemy, SqlalchemyAsync, Asyncpg]
+class RedisPy(Threaded):
+    name = "redis-py"
+
+    def open(self) -> None:
+        from redis import Redis
+
+        def make() -> Any:
+            return Redis.from_url(self.url, max_connections=SIZE)
+
+        self.source = Rebuildable(make, close=Redis.close, name="db", grace=1)
+        self.request()
+
+    def check(self) -> HealthCheck:
+        from selfheal.integrations.redis import RedisHealth, redis_ladder
+
+        probe = RedisHealth(self.source, expect_role="master", hung_after=HUNG_AFTER, leak_after=LEAK_AFTER)
+        ladder = redis_ladder(self.source, hung_after=HUNG_AFTER)
+        return HealthCheck(probe, name="db", policy=POLICY, recovery=ladder)
+
+    def request(self) -> None:
+        with self.source.use() as client:
+            client.incr("orders")
+
+    def leak(self) -> None:
+        self.leaked = []
+        while len(self.leaked) < SIZE:
+            with contextlib.suppress(Exception):  # the other worker has it for a moment
+                self.leaked.append(self.source.current.connection_pool.get_connection())
+
+
+class RedisPyAsync(Looped):
+    name = "redis-py, async"
+
+    async def open(self) -> None:
+        from redis.asyncio import Redis
+
+        async def make() -> Any:
+            return Redis.from_url(self.url, max_connections=SIZE)
+
+        self.source = Rebuildable(make, close=Redis.aclose, name="db", grace=1)
+        await self.source.aensure()
+        await self.request()
+
+    def check(self) -> HealthCheck:
+        from selfheal.integrations.redis import RedisHealth, redis_ladder
+
+        probe = RedisHealth(self.source, expect_role="master", hung_after=HUNG_AFTER, leak_after=LEAK_AFTER)
+        ladder = redis_ladder(self.source, hung_after=HUNG_AFTER)
+        return HealthCheck(probe, name="db", policy=POLICY, recovery=ladder)
+
+    async def request(self) -> None:
+        async with self.source.use() as client:
+            await client.incr("orders")
+
+    async def leak(self) -> None:
+        self.leaked = []
+        while len(self.leaked) < SIZE:
+            with contextlib.suppress(Exception):  # the other worker has it for a moment
+                self.leaked.append(await self.source.current.connection_pool.get_connection())
+            await asyncio.sleep(0)
+
+
+ON_POSTGRESQL: list[type[Application]] = [Psycopg, PsycopgAsync, Sqlalchemy, SqlalchemyAsync, Asyncpg]
+ON_VALKEY: list[type[Application]] = [RedisPy, RedisPyAsync]

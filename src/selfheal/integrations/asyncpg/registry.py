@@ -151,7 +151,8 @@ def _look(holder: Any) -> Session:
     ages = None if sock is None else _ages(sock)
     if ages is not None:
         sent, received, acknowledged = ages
-        silent_for = min(sent, received)
+        # Whoever took it a moment ago is not to blame for the hours in which nobody had use for it.
+        silent_for = min(sent, received, now - seen.since)
         # A kernel that counts in steps of 4 ms often cannot tell; but only what is not answered is acknowledged alone.
         unanswered = sent < received or (sent == received and acknowledged < received)
         waiting_for = sent if busy and unanswered else None
