@@ -1,5 +1,5 @@
 """
-Let *asyncpg*'s pools follow a `selfheal.resources.Router` of connect arguments.
+Let *asyncpg*'s pools follow a `selfheal.resources.Router` of connect arguments::
 
     router = Router({"a": {"dsn": DSN_A}, "b": {"dsn": DSN_B}}, primary="a", role=role)
     pool = await asyncpg.create_pool(**router.target)

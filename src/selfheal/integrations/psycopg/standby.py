@@ -1,5 +1,5 @@
 """
-Let *psycopg* and *psycopg_pool* follow a `selfheal.resources.Router` of connection strings.
+Let *psycopg* and *psycopg_pool* follow a `selfheal.resources.Router` of connection strings::
 
     router = Router({"a": DSN_A, "b": DSN_B}, primary="a", role=role)
     pool = ConnectionPool(conninfo(router))

@@ -1,5 +1,5 @@
 """
-Let SQLAlchemy's engines follow a `selfheal.resources.Router` of database URLs.
+Let SQLAlchemy's engines follow a `selfheal.resources.Router` of database URLs::
 
     router = Router({"a": URL_A, "b": URL_B}, primary="a", role=role)
     engine = create_engine(URL_A)
