@@ -133,6 +133,8 @@ LADDER = Act() >> Dearer()
 CASES: dict[str, tuple[str, Callable[[], Any], Callable[[], Any]]] = {
     "psycopg connects": ("SH101", pool, lambda: pool(f"{DSN}?connect_timeout=3")),
     "psycopg connects, by kwargs": ("SH101", pool, lambda: pool(kwargs={"connect_timeout": 3})),
+    "psycopg connects, nobody knows how": ("SH101", pool, lambda: pool(lambda: DSN)),
+    "psycopg connects, and cannot": ("SH101", pool, lambda: pool("what is this")),
     "psycopg sends": ("SH102", pool, lambda: pool(f"{DSN}?tcp_user_timeout=5000")),
     "psycopg sends, by a unix socket": ("SH102", pool, lambda: pool("host=/run/postgresql")),
     "psycopg awaits": ("SH103", pool, lambda: pool(kwargs=KEEPALIVES)),

@@ -24,12 +24,24 @@ _GOOD_VERSION: Final = (3, 3, 1)
 _PLACE: Final = "the conninfo, or to kwargs="
 
 
+def _told(pool: Any) -> Mapping[str, object] | None:
+    """
+    What its connections are told; `None`: nobody knows.
+    """
+    if callable(pool.conninfo) or callable(pool.kwargs):
+        return None  # nobody's to call but the pool's
+    psycopg = sys.modules["psycopg"]
+    try:
+        return {**psycopg.conninfo.conninfo_to_dict(pool.conninfo), **(pool.kwargs or {})}
+    except psycopg.ProgrammingError:
+        return None  # libpq cannot read it, and will say so itself
+
+
 def _libpq(look: Callable[[Mapping[str, object], str], Signs]) -> Callable[[Any], Signs]:
     def signs(pool: Any) -> Signs:
-        # What is a function is nobody's to call but the pool's.
-        if not callable(pool.conninfo) and not callable(pool.kwargs):
-            conninfo = sys.modules["psycopg"].conninfo
-            yield from look({**conninfo.conninfo_to_dict(pool.conninfo), **(pool.kwargs or {})}, _PLACE)
+        told = _told(pool)
+        if told is not None:
+            yield from look(told, _PLACE)
 
     return signs
 

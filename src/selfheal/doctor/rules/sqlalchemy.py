@@ -107,7 +107,7 @@ def unbounded_ping(engine: Any) -> Signs:
     """The ping may hang."""
     bare = [*no_user_timeout.signs(engine), *slow_keepalives.signs(engine), *no_answer_timeout.signs(engine)]
     if getattr(engine.pool, "_pre_ping", False) and bare:
-        yield Sign("pool_pre_ping asks over connections that may hang", bare[0].fix)
+        yield Sign("pool_pre_ping asks over connections that may hang", " ".join(sign.fix for sign in bare))
 
 
 RULES: Final[tuple[Rule, ...]] = (
