@@ -353,3 +353,17 @@ def test_every_rule_is_tried() -> None:
     elsewhere = {"SH107", "SH303", "SH901", "SH902"}
 
     assert {rule.code for rule in RULES} == elsewhere | {code for code, _, _ in CASES.values()}
+
+
+def test_a_rule_that_breaks_hides_nothing_else() -> None:
+    """
+    What has changed inside a library is an info about one rule; the other rules still find what they find.
+    """
+    pool = psycopg_pool.ConnectionPool(DSN, open=False)
+    del pool._check  # as if a later version had renamed it
+    healer = Healer([HealthCheck(PoolHealth(pool), name="orders_db")])
+
+    found = {finding.code: finding for finding in audit(healer).findings}
+
+    assert "SH101" in found
+    assert any("cannot be told" in finding.problem for finding in found.values())

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from selfheal.doctor.catalogue import RULES
-from selfheal.doctor.findings import Finding
-from selfheal.doctor.subjects import gather, patient
+from selfheal.doctor.findings import Finding, Rule, Severity, Sign
+from selfheal.doctor.subjects import Subject, gather, patient
 from selfheal.doctor.walk import Found
 
 
@@ -57,22 +57,38 @@ def audit(
     """
     subjects, unbuilt = gather(patient(healer), name, others or {}, imported=imported)
     findings = [
-        Finding(
-            code=rule.code,
-            severity=rule.severity,
-            subject=subject.name,
-            kind=subject.what,
-            problem=sign.problem,
-            why=rule.why,
-            fix=sign.fix,
-        )
+        finding
         for subject in subjects
         for rule in RULES
         if rule.looks_at == subject.kind and rule.code not in ignore
-        for sign in rule.signs(subject.thing)
+        for finding in _look(rule, subject)
     ]
     return Audit(
         findings=tuple(sorted(findings, key=lambda found: (found.subject, -found.severity, found.code))),
         looked_at=tuple(dict.fromkeys(subject.name for subject in subjects)),
         unbuilt=unbuilt,
     )
+
+
+def _look(rule: Rule, subject: Subject) -> list[Finding]:
+    """
+    What one rule finds in one subject. A library that has changed inside must not hide what the other rules find.
+    """
+    severity = rule.severity
+    try:
+        signs = list(rule.signs(subject.thing))
+    except Exception as exc:  # noqa: BLE001 - whatever a strange object raises
+        problem = f"it cannot be told whether this holds here: looking raised {type(exc).__name__}"
+        signs, severity = [Sign(problem, f"Look yourself, or pass --ignore {rule.code}.")], Severity.INFO
+    return [
+        Finding(
+            code=rule.code,
+            severity=severity,
+            subject=subject.name,
+            kind=subject.what,
+            problem=sign.problem,
+            why=rule.why,
+            fix=sign.fix,
+        )
+        for sign in signs
+    ]
