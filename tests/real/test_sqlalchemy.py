@@ -7,6 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -15,17 +18,19 @@ from typing import Any
 
 import pytest
 
-from selfheal.errors import Escalate, Unhealthy
+from selfheal import Healer, HealingPolicy, HealthCheck, Rebuildable, names
+from selfheal.errors import ConfigError, Escalate, SelfHealError, Unhealthy
 from selfheal.integrations.sqlalchemy import (
     DisposeEngine,
     EngineHealth,
     EngineLeases,
+    RebuildEngine,
     RotateEngine,
     SeverHung,
     engine_ladder,
     treat_as_disconnect,
 )
-from selfheal.model import Fault, RecoveryContext
+from selfheal.model import Event, Fault, RecoveryContext
 from selfheal.testing.faults import FaultProxy
 from selfheal.testing.servers import Postgres
 
@@ -34,7 +39,7 @@ sqlalchemy = pytest.importorskip("sqlalchemy")
 pytest.importorskip("asyncpg")
 
 from sqlalchemy import create_engine, event, exc, text  # noqa: E402
-from sqlalchemy.ext.asyncio import create_async_engine  # noqa: E402
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine  # noqa: E402
 
 
 class Engines:
@@ -51,8 +56,10 @@ class Engines:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
 
-    def make(self, port: int, *, user: str = "postgres", **options: Any) -> Any:
-        """An engine of two connections at most, both of them there."""
+    def make(self, port: int, *, user: str = "postgres", name: str = "app", **options: Any) -> Any:
+        """An engine of two connections at most; the server knows them by *name*."""
+        named: Any = {"application_name": name}
+        options["connect_args"] = {"server_settings": named} if self.driver == "asyncpg" else named
         make: Any = create_async_engine if self.is_async else create_engine
         options = {"pool_size": 2, "max_overflow": 0, "pool_timeout": 0.3, **options}
         engine = make(f"postgresql+{self.driver}://{user}@127.0.0.1:{port}/postgres", **options)
@@ -273,7 +280,7 @@ def test_dead_connections_cost_one_error_or_the_look_meets_them_first(engines: E
     primary.terminate_backends()
     assert eventually(lambda: not primary.backends())
     assert [True] == [error.connection_invalidated for error in engines.errors(without, 4)]
-    assert ["stale", "healthy"] == [engines.look(probe), engines.look(probe)]
+    assert "healthy" == engines.look(probe)
     assert [] == engines.errors(with_us, 4)
 
 
@@ -429,7 +436,7 @@ def test_idle_connections_that_are_mute_never_hold_up_a_dispose(
     engines.call(action.recover, context)
     assert time.monotonic() - started < 0.5
     assert [] == engines.errors(engine, 2)
-    assert eventually(lambda: all(socket.ages() is None for socket in old))
+    assert eventually(lambda: all(socket.silent_for() is None for socket in old))
 
 
 def test_leaked_connections_are_named_replaced_and_closed_when_they_come_back(
@@ -459,3 +466,360 @@ def test_leaked_connections_are_named_replaced_and_closed_when_they_come_back(
         assert eventually(lambda left=left: len(primary.backends()) == left)
     assert () == leases.holders()
     assert "healthy" == engines.look(probe)
+
+
+def test_a_server_without_room_for_a_second_pool_is_left_alone(primary: Postgres, context: RecoveryContext) -> None:
+    """
+    `DisposeEngine` refuses while the server takes no more connections, and the pool is the one it was.
+    """
+    engine = create_engine(primary.dsn.replace("postgresql", "postgresql+psycopg"))
+    with contextlib.ExitStack() as crowd:
+        crowd.callback(engine.dispose)
+        with engine.connect() as connection:
+            room = sum(
+                int(connection.execute(text(f"show {name}")).scalar_one()) * sign
+                for name, sign in (("max_connections", 1), ("superuser_reserved_connections", -1))
+            )
+        for _ in range(room - len(primary.backends()) - 1):
+            connected = socket.create_connection(("127.0.0.1", primary.port))
+            crowd.callback(connected.close)
+            connected.sendall(b"\0\0\0\x29\0\3\0\0user\0postgres\0database\0postgres\0\0")
+        assert eventually(lambda: len(primary.backends()) == room - 1)
+        pool = engine.pool
+        with pytest.raises(SelfHealError, match="takes no more connections"):
+            DisposeEngine(engine).recover(context)
+        assert pool is engine.pool
+
+
+# -- other sources, other databases ---------------------------------------------
+
+
+@pytest.mark.parametrize("colour", ["sync", "asyncpg"])
+def test_a_rebuildable_engine_is_looked_at_and_rebuilt(
+    colour: str, primary: Postgres, context: RecoveryContext
+) -> None:
+    """
+    `RebuildEngine` puts a new engine into service, which the probe then looks at.
+    """
+    engines = Engines(colour)
+
+    async def amake() -> AsyncEngine:
+        return engines.make(primary.port)
+
+    box: Rebuildable[Any] = (
+        Rebuildable(amake, close=AsyncEngine.dispose, name="box")
+        if engines.is_async
+        else Rebuildable(lambda: engines.make(primary.port), close=lambda engine: engine.dispose(), name="box")
+    )
+    engines.call(box.aensure if engines.is_async else box.ensure)
+    probe = EngineHealth(box)
+    assert "healthy" == engines.look(probe)
+    assert "rebuild_engine" == engine_ladder(box).rungs[-1].name
+    engines.call(RebuildEngine(box).recover, context)
+    assert (2, "healthy") == (box.generation, engines.look(probe))
+    engines.call(box.aclose if engines.is_async else box.close)
+    engines.close()
+
+
+def test_what_cannot_work_is_said_at_once(primary: Postgres) -> None:
+    """
+    An engine that is not rebuildable, and an async engine in a box that is not, are mistakes with a name.
+    """
+    engines = Engines("async")
+    engine = engines.make(primary.port)
+    with pytest.raises(ConfigError, match="needs a Rebuildable"):
+        RebuildEngine(engine)
+    with pytest.raises(ConfigError, match=r"close=AsyncEngine\.dispose"):
+        EngineHealth(Rebuildable(lambda: engine, close=lambda _: None, name="box"))()
+    engines.close()
+
+
+def test_another_database_is_asked_in_its_own_words(tmp_path: Any, context: RecoveryContext) -> None:
+    """
+    On a database that is not PostgreSQL the probe and the actions work without roles, processes and SQLSTATEs.
+    """
+    engine = create_engine(f"sqlite:///{tmp_path}/db", pool_size=1, max_overflow=0)
+    undo = treat_as_disconnect(engine)
+    probe = EngineHealth(engine)
+    assert "healthy" == probe().status.value
+    for action in (RotateEngine(engine), DisposeEngine(engine), SeverHung(engine)):
+        action.recover(context)
+        assert "healthy" == probe().status.value
+    with engine.connect() as connection:
+        assert "degraded" == probe().status.value
+        with pytest.raises(exc.OperationalError):
+            connection.execute(text("select nothing from nowhere"))
+    undo()
+    engine.dispose()
+
+
+_FORKING = """
+import os, sys
+from sqlalchemy import create_engine, text
+from selfheal.integrations.sqlalchemy import EngineHealth
+engine = create_engine(sys.argv[1])
+probe = EngineHealth(engine)
+probe()
+used = engine.connect()
+child = os.fork()
+if child == 0:
+    engine.dispose(close=False)
+    os._exit(0 if probe().status.value == "healthy" else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert used.execute(text("select 1")).scalar() == 1
+assert probe().status.value == "healthy"
+used.close()
+engine.dispose()
+"""
+
+
+def test_a_forked_child_starts_anew_and_leaves_its_parent_alone(primary: Postgres) -> None:
+    """
+    After `dispose(close=False)` a child looks at connections of its own, and its parent's go on working.
+    """
+    url = primary.dsn.replace("postgresql", "postgresql+psycopg")
+    subprocess.run([sys.executable, "-c", _FORKING, url], check=True, timeout=20)
+
+
+# -- with a healer ---------------------------------------------------------------
+
+POLICY = HealingPolicy(interval=1, fast_interval=0.2, timeout=1, fall=2)
+
+#: Seconds from the fault to the incident.
+DETECTED = 2 * 0.2 + 1 + 1
+
+
+class Application:
+    """
+    Workers that send one request after the other through one engine of two connections; with or without a healer.
+    """
+
+    def __init__(
+        self, colour: str, port: int, sql: str = "select 1", *, healed: bool = True, idle: bool = False
+    ) -> None:
+        self.events: list[Event] = []
+        self.requests: list[tuple[float, float, Exception | None]] = []
+        self.name = f"{colour}_{healed}"
+        self.working, self._stopping = threading.Event(), threading.Event()
+        if not idle:
+            self.working.set()
+        self.engines = Engines(colour)
+        self.engine = self.engines.filled(port, name=self.name, pool_pre_ping=not healed)
+        self.busy_since = [0.0] * 3
+        self._sql = sql
+        self._healer: Any = None
+        if healed:
+            probe = EngineHealth(self.engine, hung_after=0.5, leak_after=1)
+            check = HealthCheck(probe, name="db", policy=POLICY, recovery=engine_ladder(self.engine, hung_after=0.5))
+            self._healer = Healer([check])
+            self._healer.on_event(self.events.append)
+            self.engines.call(self._healer.astart if self.engines.is_async else self._healer.start)
+        self._workers = [threading.Thread(target=self._work, args=(number,)) for number in range(3)]
+        for worker in self._workers:
+            worker.start()
+
+    def _work(self, worker: int) -> None:
+        self.working.wait()
+        while not self._stopping.wait(0.02):
+            self.busy_since[worker] = began = time.monotonic()
+            error = None
+            try:
+                self.engines.execute(self.engine, self._sql)
+            except Exception as exception:
+                error = exception
+            self.requests.append((began, time.monotonic(), error))
+            self.busy_since[worker] = 0.0
+
+    def close(self) -> None:
+        """End it."""
+        if self._healer is not None:
+            self.engines.call(self._healer.astop if self.engines.is_async else self._healer.stop)
+        self._stopping.set()
+        self.working.set()
+        for worker in self._workers:
+            worker.join()
+        self.engines.close()
+
+    def sockets(self) -> int:
+        """Sockets of pools that are open on our side: the server is told nothing of a connection that was lost."""
+        return sum(socket.silent_for() is not None for socket in EngineLeases.of(self.engine).sockets())
+
+    def hanging(self, *, since: float) -> int:
+        """Workers that still wait for what they had asked for before."""
+        return sum(0 < began <= since for began in self.busy_since)
+
+    def ok_after(self, moment: float, *, within: float) -> float:
+        """Seconds from *moment* to the end of the first good request that began after it."""
+
+        def good() -> list[float]:
+            return [end - moment for began, end, error in tuple(self.requests) if error is None and began > moment]
+
+        assert eventually(lambda: bool(good()), within), f"{self.name} is not healed: {self.requests[-1]}"
+        return min(good())
+
+    def failed(self) -> list[Exception]:
+        """What requests have failed with."""
+        return [error for _, _, error in tuple(self.requests) if error is not None]
+
+    def told(self, event: str, field: str) -> list[Any]:
+        """One field of all events of a name."""
+        return [told.fields[field] for told in tuple(self.events) if told.name == event]
+
+    def actions(self) -> list[Any]:
+        """What the healer has begun."""
+        return self.told(names.ACTION_STARTED, "action")
+
+    def detected_after(self, moment: float) -> float:
+        """Seconds from *moment* to the first incident."""
+        opened = [told.at - moment for told in tuple(self.events) if told.name == names.INCIDENT_OPENED]
+        assert [] != opened, f"{self.name} has seen nothing"
+        return opened[0]
+
+
+@contextlib.contextmanager
+def applications(
+    port: int, sql: str = "select 1", *, idle: bool = False
+) -> Iterator[tuple[list[Application], Application]]:
+    """
+    Three applications with selfheal, one of each colour, and one without.
+    """
+    with contextlib.ExitStack() as stack:
+        made = []
+        for colour, healed in (("sync", True), ("async", True), ("asyncpg", True), ("sync", False)):
+            made.append(Application(colour, port, sql, healed=healed, idle=idle))
+            stack.callback(made[-1].close)
+        yield made[:3], made[3]
+
+
+@contextlib.contextmanager
+def counted(server: Postgres) -> Iterator[dict[str, int]]:
+    """
+    The most connections that each application has had on a server at once.
+    """
+    most: dict[str, int] = {}
+    stopping = threading.Event()
+
+    def count() -> None:
+        import psycopg
+
+        sql = "select application_name, count(*) from pg_stat_activity where backend_type = 'client backend' group by 1"
+        while not stopping.is_set():
+            with contextlib.suppress(psycopg.Error), psycopg.connect(server.dsn, autocommit=True) as connection:
+                while not stopping.wait(0.05):
+                    for name, number in connection.execute(sql):
+                        most[name] = max(number, most.get(name, 0))
+            stopping.wait(0.1)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        yield most
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def test_idle_applications_never_meet_their_dead_connections(primary: Postgres) -> None:
+    """
+    The look meets dead connections before anybody else does, SQLAlchemy replaces them, and no action is taken.
+    """
+    with applications(primary.port, idle=True) as (healed, _):
+        time.sleep(0.5)
+        primary.terminate_backends()
+        time.sleep(1.5)
+        for application in healed:
+            application.working.set()
+        time.sleep(0.3)
+        for application in healed:
+            assert ([], []) == (application.failed(), application.actions())
+            assert [] != application.requests
+
+
+def test_an_outage_ends_with_the_server_and_nothing_is_done(primary: Postgres) -> None:
+    """
+    An outage is detected in time; requests succeed as soon as the server is back, and no action was taken, before or
+    after.
+    """
+    with counted(primary) as most, applications(primary.port) as (healed, without):
+        time.sleep(0.5)
+        stopped = time.monotonic()
+        primary.stop("immediate")
+        time.sleep(3)
+        primary.start()
+        back = time.monotonic()
+        for application in (*healed, without):
+            assert application.ok_after(back, within=3) < 1
+        time.sleep(1)
+        for application in healed:
+            assert [] == application.actions()
+            assert application.detected_after(stopped) < DETECTED
+            assert ["down"] == application.told(names.INCIDENT_OPENED, "kind")
+    assert [True] * 3 == [most[application.name] <= 3 for application in healed]
+
+
+def test_applications_pinned_to_a_standby_write_again(primary: Postgres, moving: FaultProxy) -> None:
+    """
+    Once their address leads to a server that writes, writes succeed within 3 s, by rotation alone and with no more
+    connections than before; without selfheal never, `pool_pre_ping` or not.
+    """
+    owner = Engines("sync")
+    owner.write(owner.make(primary.port))
+    with counted(primary) as most, applications(moving.port, "insert into orders values (1)") as (healed, without):
+        time.sleep(1.5)  # they see that it is `down`, and do nothing
+        assert [[], [], []] == [application.actions() for application in healed]
+        moved = time.monotonic()
+        moving.retarget(primary.port)
+        for application in healed:
+            assert application.ok_after(moved, within=5) < 3
+            assert ["rotate_engine"] == application.actions()
+        assert [] == [error for began, _, error in tuple(without.requests) if error is None and began > moved]
+    owner.close()
+    assert [True] * 3 == [most[application.name] <= 3 for application in healed]
+
+
+def test_hung_queries_are_freed_and_busy_ones_are_left_alone(primary: Postgres) -> None:
+    """
+    When all queries under way are lost, new ones succeed within 3 s and the lost ones have ended; without selfheal they
+    hang. An application beside them that is merely overloaded fails nobody, and nothing is done about it.
+    """
+    with FaultProxy(primary.port) as proxy, contextlib.ExitStack() as stack:
+        healed, without = stack.enter_context(applications(proxy.port, "select pg_sleep(0.05)"))
+        beside = Application("sync", primary.port, "select pg_sleep(0.1)")
+        stack.callback(beside.close)
+        stack.callback(proxy.reset)  # whatever still hangs then ends
+        time.sleep(0.7)
+        lost = time.monotonic()
+        proxy.blackhole()
+        time.sleep(0.2)
+        proxy.heal()
+        healable = time.monotonic()
+        for application in healed:
+            assert application.ok_after(healable, within=5) < 3
+            assert eventually(lambda application=application: application.hanging(since=healable) == 0, 3)
+            assert {"dispose_and_sever"} == set(application.actions())
+            assert application.detected_after(lost) < DETECTED
+            assert eventually(lambda application=application: application.sockets() <= 2, 1)
+        assert without.hanging(since=healable) > 0
+        assert ([], []) == (beside.failed(), beside.actions())
+
+
+def test_leaked_connections_are_replaced_and_their_holders_named(primary: Postgres) -> None:
+    """
+    An application whose connections were never given back serves again within 3 s of their counting as leaked, and the
+    record says who holds them; without selfheal it never does.
+    """
+    with applications(primary.port, idle=True) as (healed, without):
+        leaked = [(app, [app.engines.take(app.engine) for _ in range(2)]) for app in (*healed, without)]
+        taken = time.monotonic()
+        for application in (*healed, without):
+            application.working.set()
+        for application in healed:
+            assert application.ok_after(taken + 1, within=6) < 3
+            assert ["dispose_engine"] == application.actions()
+            assert application.detected_after(taken + 1) < DETECTED
+            (said,) = application.told(names.ACTION_LOGGED, "message")
+            assert ("2 connections are in use" in said) == ("Task-" in said or "MainThread" in said)
+        assert [] == [error for _, _, error in tuple(without.requests) if error is None]
+        for application, connections in leaked:
+            for connection in connections:
+                application.engines.call(connection.close)

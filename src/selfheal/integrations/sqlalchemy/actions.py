@@ -164,14 +164,14 @@ class RebuildEngine(RebuildPooled, EngineAction):
     """
 
 
-def engine_ladder(engine: Source) -> Ladder:
+def engine_ladder(engine: Source, *, hung_after: float = 1.0) -> Ladder:
     """
     The ladder for the faults that `EngineHealth` tells apart, ready to use.
 
     ============= ==========================================================
     kind          rungs, the cheapest first
     ============= ==========================================================
-    ``stale``     `DisposeEngine`; mostly the look that sees it has healed it
+    ``stale``     `DisposeEngine`, `RebuildEngine`
     ``backoff``   `DisposeEngine`, `RebuildEngine`
     ``read_only`` `RotateEngine`, `DisposeEngine`, `RebuildEngine`
     ``stuck``     `DisposeEngine` and `SeverHung`, twice, `RebuildEngine`
@@ -181,17 +181,19 @@ def engine_ladder(engine: Source) -> Ladder:
 
     The rebuild is left out if *engine* is not a `Rebuildable`. No rung does
     anything while a fresh connection fails. After an outage nothing is done
-    either: SQLAlchemy connects anew at the next request.
+    either: SQLAlchemy connects anew at the next request, and the look that meets
+    a dead connection lets it replace all of them.
 
     Only ``read_only`` is *fatal*, that is confirmed by a single look; how fast
     the others are healed is for the check's policy to say.
 
     Args:
         engine: An engine, sync or async, or the `Rebuildable` that makes it.
+        hung_after: Seconds, as for `EngineHealth`: what that sees, this severs.
 
     .. versionadded:: 26.1.0
     """
-    freed = (DisposeEngine(engine) + SeverHung(engine)).named("dispose_and_sever")
+    freed = (DisposeEngine(engine) + SeverHung(engine, older_than=hung_after)).named("dispose_and_sever")
     ladder = (
         RotateEngine(engine)
         >> rung(freed, attempts=2, cooldown=1.0)

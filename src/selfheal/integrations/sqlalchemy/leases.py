@@ -160,12 +160,11 @@ class EngineLeases:
                 self._noted.pop(key, None)
                 continue
             socket: Socket | None = record.info.get(_SOCKET)
-            ages = None if socket is None else socket.ages()
             lease = Lease(
                 holder=noted.holder,
                 seconds=now - noted.since,
-                silent_for=None if ages is None else ages[0],
-                busy=socket is not None and socket.busy,
+                silent_for=None if socket is None else socket.silent_for(),
+                busy=socket is not None and bool(socket.busy or socket.waiting_for()),
                 replaced=engine is None or noted.pool() is not engine.pool,
                 stack=noted.stack,
             )

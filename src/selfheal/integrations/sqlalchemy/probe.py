@@ -9,7 +9,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from selfheal.errors import ConfigError
+from selfheal.clock import SystemClock
+from selfheal.errors import ConfigError, Unhealthy
 from selfheal.integrations import require
 from selfheal.integrations.colours import in_use
 from selfheal.integrations.pooled import PooledHealth
@@ -51,7 +52,8 @@ class EngineHealth(PooledHealth[R]):
     connection of the pool, never waits in the pool's queue, and takes at most
     one connection more, by the engine's own way to connect. A dead connection
     that it meets is answered as SQLAlchemy always does: the whole pool is
-    replaced as it is used, so that the application meets none.
+    replaced as it is used, so that the application meets none. Only if that has
+    not helped the fault is ``stale``.
 
     Read-only servers and hung queries are recognised on PostgreSQL alone; the
     latter with psycopg and asyncpg, on Linux, over TCP, and without a pooler such
@@ -124,6 +126,21 @@ class EngineHealth(PooledHealth[R]):
                 hung_after=self._hung_after,
                 leak_after=self._leak_after,
             )
+
+    async def _look(self) -> CheckResult:
+        until = SystemClock.now() + self._timeout
+        try:
+            return await super()._look()
+        except Unhealthy as fault:
+            left = until - SystemClock.now()
+            if fault.kind != "stale" or left <= 0:
+                raise
+            # SQLAlchemy has heard of it and replaces its connections: what matters is what the next one meets.
+            async with self.looking() as looked:
+                view = await looked.pooled(left)
+            if not view.good or self._cannot_write(view):
+                raise
+            return CheckResult.healthy()
 
     def _prepare(self, engine: Any) -> Engine:
         sync: Engine = getattr(engine, "sync_engine", engine)

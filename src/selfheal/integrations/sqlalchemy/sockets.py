@@ -20,6 +20,9 @@ from selfheal.integrations.psycopg.registry import _ages
 _TRANSPORT: Final = "_transport"
 _SOCKET: Final = "_sock"
 
+#: Seconds within which a kernel has acknowledged what it got: Linux waits for 0.2 at most.
+_ACKNOWLEDGED: Final = 1.0
+
 
 @attrs.frozen(eq=False)
 class Socket:
@@ -58,40 +61,37 @@ class Socket:
             return None
 
     @property
-    def busy(self) -> bool:
+    def busy(self) -> bool | None:
         """
-        Whether a query was sent whose answer has not been taken in; `False` where the driver does not say.
+        Whether a query was sent whose answer has not been taken in; `None` where the driver does not say.
         """
         pgconn = getattr(self.driver, "pgconn", None)
         if pgconn is not None:
             return _is_active(pgconn)
-        mutex = getattr(self.adapter, "_execute_mutex", None)  # asyncpg itself does not say
-        return mutex is not None and bool(mutex.locked())
+        # asyncpg does not say, and what SQLAlchemy locks around its queries it does not lock around a COMMIT.
+        mutex = getattr(self.adapter, "_execute_mutex", None)
+        return True if mutex is not None and mutex.locked() else None
 
-    def ages(self) -> tuple[float, bool] | None:
+    def silent_for(self) -> float | None:
         """
-        Seconds since anything was sent or received, and whether what was sent last is not answered.
-
-        Returns:
-            `None` if it is closed, or where the system does not count them: only Linux does, for TCP.
+        Seconds since anything was sent or received; `None` if it is closed, or where the system does not count them.
         """
-        duplicate = self._duplicate()
-        if duplicate is None:
-            return None
-        with duplicate:
-            ages = _ages(duplicate)
-        if ages is None:
-            return None
-        sent, received, acknowledged = ages
-        # A kernel that counts in steps of 4 ms often cannot tell; but only what is not answered is acknowledged alone.
-        return min(sent, received), sent < received or (sent == received and acknowledged < received)
+        ages = self._ages()
+        return None if ages is None else min(ages[0], ages[1])
 
     def waiting_for(self) -> float | None:
         """
-        Seconds since its query was sent, if nothing at all has been received since; else `None`.
+        Seconds since something was sent, if nothing at all has been received since; else `None`.
         """
-        ages = self.ages() if self.busy else None
-        return ages[0] if ages is not None and ages[1] else None
+        busy = self.busy
+        ages = None if busy is False else self._ages()
+        if ages is None:
+            return None
+        sent, received, acknowledged = ages
+        # A kernel that counts in steps of 4 ms often cannot tell; but only what is not answered is acknowledged alone,
+        # and long after it was sent only if that was a probe to keep an idle connection alive.
+        alone = sent == received and acknowledged < received and (busy or sent - acknowledged < _ACKNOWLEDGED)
+        return sent if sent < received or alone else None
 
     def sever(self) -> bool:
         """
@@ -107,6 +107,13 @@ class Socket:
             duplicate.shutdown(socket.SHUT_RDWR)
             return True
         return False
+
+    def _ages(self) -> tuple[float, float, float] | None:
+        duplicate = self._duplicate()
+        if duplicate is None:
+            return None
+        with duplicate:
+            return _ages(duplicate)
 
     def _duplicate(self) -> socket.socket | None:
         """
