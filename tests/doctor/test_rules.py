@@ -360,7 +360,7 @@ def test_a_rule_that_breaks_hides_nothing_else() -> None:
     What has changed inside a library is an info about one rule; the other rules still find what they find.
     """
     pool = psycopg_pool.ConnectionPool(DSN, open=False)
-    del pool._check  # as if a later version had renamed it
+    del pool.reconnect_timeout  # as if a later version had renamed it
     healer = Healer([HealthCheck(PoolHealth(pool), name="orders_db")])
 
     found = {finding.code: finding for finding in audit(healer).findings}
