@@ -4,8 +4,10 @@ The fault kit, on real sockets of the loopback and without a sleep.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
+import struct
 import threading
 
 from collections.abc import Iterator
@@ -75,6 +77,24 @@ def is_mute(connection: socket.socket) -> bool:
     except TimeoutError:
         return True
     return False
+
+
+def test_a_server_that_breaks_off_is_felt_through_the_proxy() -> None:
+    """
+    A client that waits for an answer is not left waiting when the server resets the connection.
+    """
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        FaultProxy(server.getsockname()[1]) as proxy,
+        client(proxy) as waiting,
+    ):
+        waiting.sendall(b"a question")
+        peer, _ = server.accept()
+        peer.recv(10)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        with contextlib.suppress(ConnectionResetError):  # as good
+            assert b"" == waiting.recv(1)
 
 
 def test_a_retargeted_proxy_leads_newcomers_elsewhere(proxy: FaultProxy) -> None:

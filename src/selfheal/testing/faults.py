@@ -217,12 +217,13 @@ class _Link:
         """
         server, to_server = await asyncio.open_connection(*target)
         self._writers.append(to_server)
-        answers = asyncio.ensure_future(self._pump(server, self._writers[0], is_answer=True))
+        # A side that breaks off ends the link at once; one that has said all may still be answered.
         try:
-            await self._pump(client, to_server, is_answer=False)
-            await answers
-        finally:
-            answers.cancel()
+            async with asyncio.TaskGroup() as both_ways:
+                both_ways.create_task(self._pump(server, self._writers[0], is_answer=True))
+                both_ways.create_task(self._pump(client, to_server, is_answer=False))
+        except* OSError:
+            self.close()
 
     def reset(self) -> None:
         """

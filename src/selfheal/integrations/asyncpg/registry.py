@@ -17,7 +17,7 @@ import attrs
 
 from selfheal.clock import SystemClock
 from selfheal.integrations import require
-from selfheal.integrations.psycopg.registry import _ages
+from selfheal.integrations.tcp import tcp_ages
 
 
 @attrs.frozen(kw_only=True)
@@ -148,7 +148,7 @@ def _look(holder: Any) -> Session:
         seen.queries, seen.quiet_since = protocol.queries_count, now
     silent_for, waiting_for = now - seen.quiet_since, None
     sock = connection._transport.get_extra_info("socket")
-    ages = None if sock is None else _ages(sock)
+    ages = None if sock is None else tcp_ages(sock)
     if ages is not None:
         sent, received, acknowledged = ages
         # Whoever took it a moment ago is not to blame for the hours in which nobody had use for it.

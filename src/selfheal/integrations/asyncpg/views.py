@@ -17,7 +17,7 @@ from selfheal.integrations.asyncpg import registry
 from selfheal.integrations.asyncpg.deadlines import within
 from selfheal.integrations.asyncpg.registry import Session
 from selfheal.integrations.pooled import Failure, Usage
-from selfheal.integrations.psycopg.views import _FREE, _READ_ONLY
+from selfheal.integrations.postgresql import FREE, READ_ONLY
 
 
 #: Which of these server processes work on something. With our own among them, which surely does.
@@ -151,7 +151,7 @@ class LookedAt:
             return View(failure=failure if failure is Failure.REFUSED else Failure.DEAD, error=exc)
         view = View(failure=Failure.SILENT)
         try:
-            view = await self._ask(connection, until, free=_FREE)
+            view = await self._ask(connection, until, free=FREE)
         finally:
             if view.failure is not None:
                 connection.terminate()
@@ -194,7 +194,7 @@ class LookedAt:
 
     async def _ask(self, connection: Any, until: float, *, free: str) -> View:
         try:
-            ((read_only, room),) = await _fetch(connection, until, f"SELECT {_READ_ONLY}, {free}")
+            ((read_only, room),) = await _fetch(connection, until, f"SELECT {READ_ONLY}, {free}")
             suspects = [session for session in registry.sessions(self.pool) if self._is_suspect(session)]
             address = registry.address_of(connection)
             here = [session for session in suspects if session.address == address]

@@ -10,8 +10,6 @@ from __future__ import annotations
 import gc
 import os
 import socket
-import struct
-import sys
 import threading
 import weakref
 
@@ -21,11 +19,7 @@ from typing import Any, Final
 import attrs
 
 from selfheal.clock import SystemClock
-
-
-#: ``struct tcp_info`` of Linux: 8 bytes, then u32s; these four are milliseconds since data sent, ack sent, data received,
-#: ack received.
-_TCP_INFO: Final = struct.Struct("=44x4I")
+from selfheal.integrations.tcp import tcp_ages
 
 
 @attrs.frozen
@@ -235,7 +229,7 @@ def _look(connection: Any, registered: _Registered, pool: Any) -> Session | None
     duplicate = _duplicate(connection, registered) if busy or leased else None
     if duplicate is not None:
         with duplicate:
-            ages = _ages(duplicate)
+            ages = tcp_ages(duplicate)
         if ages is not None:
             sent, received, acknowledged = ages
             # Whoever took it a moment ago is not to blame for the hours in which nobody had use for it.
@@ -245,18 +239,3 @@ def _look(connection: Any, registered: _Registered, pool: Any) -> Session | None
             unanswered = sent < received or (sent == received and acknowledged < received)
             waiting_for = sent if busy and unanswered else None
     return Session(pid, address, leased, busy, silent_for, waiting_for)
-
-
-def _ages(sock: socket.socket) -> tuple[float, float, float] | None:
-    """
-    Seconds since data was last sent, received and acknowledged, as the kernel counts them: only Linux does, for TCP.
-    """
-    if sys.platform != "linux" or sock.family not in {socket.AF_INET, socket.AF_INET6}:
-        return None
-    try:
-        sent, _, received, acknowledged = _TCP_INFO.unpack(
-            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        )
-    except OSError:
-        return None
-    return sent / 1000, received / 1000, acknowledged / 1000

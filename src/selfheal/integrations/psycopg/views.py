@@ -5,31 +5,19 @@ Two views of a pooled database, each on its own deadline: over a fresh connectio
 from __future__ import annotations
 
 import math
-import re
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 
 from selfheal.clock import SystemClock
 from selfheal.integrations import pooled
 from selfheal.integrations.pooled import Failure
+from selfheal.integrations.postgresql import FREE, READ_ONLY, REFUSED
 from selfheal.integrations.psycopg.io import IO, give_back
 from selfheal.integrations.psycopg.registry import ConnectionRegistry, Session
 
-
-#: Also true where an operator, or a full disk, has made a primary read-only.
-_READ_ONLY: Final = "pg_is_in_recovery() OR current_setting('transaction_read_only')::bool"
-_FREE: Final = """
-    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-    - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
-"""
-
-#: What a server says about class 28. libpq keeps no SQLSTATE of a connection that failed, so the text has to do.
-_REFUSED: Final = re.compile(
-    "authentication failed|no password supplied|pg_hba.conf|role .* does not exist|not permitted to log in"
-)
 
 _now = SystemClock.now
 
@@ -70,7 +58,7 @@ class View(pooled.View):
 
 
 def _refusal(error: Exception) -> Failure:
-    return Failure.REFUSED if _REFUSED.search(str(error)) else Failure.DEAD
+    return Failure.REFUSED if REFUSED.search(str(error)) else Failure.DEAD
 
 
 def _failure(error: Exception) -> Failure:
@@ -136,7 +124,7 @@ class Viewer:
             error = ConnectionError(f"none within {timeout:.2f} s") if isinstance(exc, TimeoutError) else exc
             return View.failed(error, connecting=True)
         try:
-            view = await self._ask(connection, started, timeout, free=_FREE)
+            view = await self._ask(connection, started, timeout, free=FREE)
             address = _address(connection)
         finally:
             await self.io.call(connection.close)
@@ -178,7 +166,7 @@ class Viewer:
             return max(0.0, started + timeout - _now())
 
         try:
-            sql = f"SELECT {_READ_ONLY}, {free}"
+            sql = f"SELECT {READ_ONLY}, {free}"
             ((read_only, room),) = await self.io.query(connection, sql, left())
             suspects = self._suspects()
             here = {key: session for key, session in suspects.items() if session.address == _address(connection)}

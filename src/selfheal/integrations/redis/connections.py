@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from selfheal.integrations.psycopg.registry import _ages
+from selfheal.integrations.tcp import tcp_ages
 
 
 def take_idle(pool: Any) -> Any | None:
@@ -109,7 +109,7 @@ def sever(connection: Any, *, older_than: float) -> bool:
 
 
 def _silence(sock: socket.socket) -> tuple[float, bool] | None:
-    ages = _ages(sock)
+    ages = tcp_ages(sock)
     if ages is None:
         return None
     sent, received, acknowledged = ages

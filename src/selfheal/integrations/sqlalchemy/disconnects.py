@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 #: PostgreSQL: the server is read-only; an administrator, a crash or a starting server has ended the session.
-DISCONNECTS: Final = frozenset({"25006", "57P01", "57P02", "57P03"})
+DISCONNECTS: Final = ("25006", "57P01", "57P02", "57P03")
 
 
 def treat_as_disconnect(engine: Engine | AsyncEngine, sqlstates: Iterable[str] = DISCONNECTS) -> Callable[[], None]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import attrs
 
-from selfheal.integrations.psycopg.registry import _ages
+from selfheal.integrations.tcp import tcp_ages
 
 
 #: Where drivers keep their socket, beside a ``fileno`` method of their own (psycopg, psycopg2): asyncpg's transport,
@@ -113,7 +113,7 @@ class Socket:
         if duplicate is None:
             return None
         with duplicate:
-            return _ages(duplicate)
+            return tcp_ages(duplicate)
 
     def _duplicate(self) -> socket.socket | None:
         """

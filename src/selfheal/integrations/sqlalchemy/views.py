@@ -5,7 +5,6 @@ Two views of an engine's database, each on its own deadline: over a fresh connec
 from __future__ import annotations
 
 import math
-import re
 import weakref
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ import attrs
 from selfheal.clock import SystemClock
 from selfheal.integrations import pooled
 from selfheal.integrations.pooled import Failure, Usage
+from selfheal.integrations.postgresql import FREE, READ_ONLY, REFUSED
 from selfheal.integrations.sqlalchemy.disconnects import sqlstate
 from selfheal.integrations.sqlalchemy.errands import IO, Errand
 from selfheal.integrations.sqlalchemy.leases import EngineLeases
@@ -27,17 +27,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 
-#: Also true where an operator, or a full disk, has made a primary read-only.
-_READ_ONLY: Final = "pg_is_in_recovery() OR current_setting('transaction_read_only')::bool"
-_FREE: Final = """
-    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-    - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
-"""
-
-#: What PostgreSQL says about class 28. libpq keeps no SQLSTATE of a connection that failed, so the text has to do.
-_REFUSED: Final = re.compile(
-    "authentication failed|no password supplied|pg_hba.conf|role .* does not exist|not permitted to log in"
-)
 #: What MySQL and MariaDB say to somebody they do not let in.
 _MYSQL_REFUSED: Final = frozenset({1044, 1045, 1698})
 
@@ -188,7 +177,7 @@ class LookedAt:
         connection = pool._invoke_creator(base._ConnectionRecord(pool, connect=False))
         try:
             errand.hold(connection)
-            return self._ask(connection, free=_FREE)
+            return self._ask(connection, free=FREE)
         finally:
             self._dialect.do_terminate(connection)
 
@@ -196,7 +185,7 @@ class LookedAt:
         if self._dialect.name != "postgresql":
             self._dialect.do_ping(connection)
             return View()
-        ((read_only, room),) = _fetch(connection, f"SELECT {_READ_ONLY}, {free}")
+        ((read_only, room),) = _fetch(connection, f"SELECT {READ_ONLY}, {free}")
         hung, working = self._judge(connection, self._suspects())
         return View(
             read_only=bool(read_only),
@@ -315,4 +304,4 @@ def _is_refusal(error: Exception) -> bool:
     state = sqlstate(error)
     if state is not None:
         return state.startswith("28")
-    return bool(_REFUSED.search(str(error))) or bool(_MYSQL_REFUSED.intersection(error.args[:1]))
+    return bool(REFUSED.search(str(error))) or bool(_MYSQL_REFUSED.intersection(error.args[:1]))
