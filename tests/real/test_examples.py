@@ -61,6 +61,25 @@ PRINTED = {
         r".* divert_reads: reads go to the primary",
         r".* closed: healed",
     ],
+    "flask_gunicorn.py": [
+        "an order at each worker: taken taken taken taken",
+        "the database is read-only; an order at each worker:" + 4 * " ReadOnlySqlTransaction",
+        "it is as before; an order at each worker: taken taken taken taken",
+        "workers that have healed their own: 4",
+        r"orders_db, incident \d: read_only, healed in \d\.\d s",
+        r".* rotate_engine has helped: health is proved",
+        r".* closed: healed",
+    ],
+    "fastapi_service.py": [
+        "an order: 200",
+        "the server is gone; an order: 503",
+        "to its users it is recovering",
+        r"the server is back; an order \d\.\d s later: 200",
+        r"orders_db, incident 1: down, healed in \d\.\d s",
+        r".* nothing is done now, gate precondition: no rung applies to the fault",
+        r".* kick_pool has helped: health is proved",
+        r".* closed: healed",
+    ],
 }
 
 
