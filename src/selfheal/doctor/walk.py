@@ -85,12 +85,17 @@ def _held(found: Found) -> Iterator[tuple[str, Any]]:
         yield from ((name, thing.__self__), (name, thing.__func__))
     elif _is(thing, dict, types.MappingProxyType):
         items = list(cast("dict[Any, Any]", thing).items())[:MEMBERS_MAX]
-        yield from ((f"{name}[{key!r}]" if _is(key, str) else name, value) for key, value in items)
+        yield from ((f"{name}[{key!r}]" if _is_plain(key) else name, value) for key, value in items)
     elif _is(thing, list, tuple, set, frozenset, deque):
         yield from ((name, member) for member in list(cast("list[Any]", thing))[:MEMBERS_MAX])
     for attribute, value in _stored(thing):
         if not attribute.startswith("__"):
             yield (name if attribute in _INSIDE else f"{name}.{attribute.lstrip('_')}"), value
+
+
+def _is_plain(key: object) -> bool:
+    # A key may be an address with a password in it.
+    return type(key) is str and key.replace("_", "").replace("-", "").isalnum()
 
 
 def _stored(thing: Any) -> Iterator[tuple[str, Any]]:

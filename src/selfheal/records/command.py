@@ -9,11 +9,12 @@ import re
 
 from collections.abc import Iterator, Sequence
 from json import dumps
+from math import isfinite
 from typing import Any, Final
 
 from selfheal.clock import SystemClock
 from selfheal.errors import ConfigError
-from selfheal.model import HeldChange, Incident
+from selfheal.model import Field, HeldChange, Incident
 from selfheal.records.reading import INCIDENTS_LIMIT, JournalReader
 from selfheal.records.telling import tell
 
@@ -51,7 +52,9 @@ def report(
     incidents = journal.incidents(since=opened, check=check, limit=limit)
     held = tuple(change for change in journal.held() if check in (None, change.key.check))
     if json:
-        return dumps({"incidents": [*map(_as_json, incidents)], "held": [*map(_held_as_json, held)]}, indent=2)
+        return dumps(
+            {"incidents": [*map(_as_json, incidents)], "held": [*map(_held_as_json, held)]}, indent=2, allow_nan=False
+        )
     said = [*map(tell, incidents)] if story else ["\n".join(_columns([_HEAD, *map(_row, incidents)]))]
     if not incidents:
         said = ["no incidents"]
@@ -122,10 +125,16 @@ def _as_json(incident: Incident) -> dict[str, Any]:
         "time_to_detect": incident.time_to_detect,
         "time_to_recover": incident.time_to_recover,
         "timeline": [
-            {"at": entry.at, "event": entry.event, "fields": dict(entry.fields)} for entry in incident.timeline
+            {"at": entry.at, "event": entry.event, "fields": {key: _json(value) for key, value in entry.fields.items()}}
+            for entry in incident.timeline
         ],
         "dropped": incident.dropped,
     }
+
+
+def _json(value: Field) -> Field:
+    # JSON knows no NaN and no infinity.
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _held_as_json(change: HeldChange) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from selfheal.errors import ConfigError
 from selfheal.model import TIMELINE_LIMIT, Event, Field, HeldChange, HeldKey, HeldPhase
 from selfheal.model.settings import at_least_one, require
 from selfheal.records.reading import JournalReader
-from selfheal.records.schema import guard, open_to_read
+from selfheal.records.schema import guard, refuse_foreign
 from selfheal.records.store import CLOSE, ENTRY, OPEN, RESULT, Statement, Store, is_damage
 from selfheal.resources.forks import keep_inherited, reset_in_children
 
@@ -123,9 +123,8 @@ class SqliteJournal(JournalReader):
         As `Journal.start`. Also for another life of the same healer.
         """
         self.reset_after_fork()  # a healer that starts in a child by itself may come before our turn
-        with guard().lock, contextlib.suppress(sqlite3.Error):
-            if os.path.exists(self.path) and os.path.getsize(self.path):
-                open_to_read(self.path).close()
+        with guard().lock:
+            refuse_foreign(self.path)
         reset_in_children(self)
         self._tell = tell
         self._inline = clock.virtual
@@ -224,7 +223,10 @@ class SqliteJournal(JournalReader):
         if event.incident is None or event.name in _ASIDE:
             return []
         which: dict[str, Any] = {"check": event.check, "number": event.incident, "at": at}
-        entry = (ENTRY, {**which, "event": event.name, "fields": json.dumps(dict(fields)), "limit": TIMELINE_LIMIT})
+        entry = (
+            ENTRY,
+            {**which, "event": event.name, "fields": json.dumps(dict(fields), default=str), "limit": TIMELINE_LIMIT},
+        )
         if event.name == names.INCIDENT_OPENED:
             detected = fields["time_to_detect"]
             began = at - detected if isinstance(detected, int | float) else at
@@ -307,7 +309,7 @@ class SqliteJournal(JournalReader):
                 self._open()
                 claimed = [self._store.claim(keys) for keys, _ in claims]
                 self._store.write(rows, marks.items())
-        except (sqlite3.Error, OSError, ConfigError) as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is: the writer lives, and says that it cannot write
             self._failed(exc)
             well = False
         else:

@@ -41,6 +41,9 @@ class JournaledResult(NamedTuple):
     duration: float | None
 
 
+_PHASES: Final = frozenset(phase.value for phase in HeldPhase)
+
+
 class JournalReader:
     """
     Reads a journal that this or another process writes. Nothing is kept open.
@@ -52,7 +55,10 @@ class JournalReader:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = os.path.abspath(os.fsdecode(path))  # whoever changes the folder later means the same file
+        if "\0" in self.path or os.path.isdir(self.path):
+            msg = f"{self.path!r} cannot be a journal: give the path of a file."
+            raise ConfigError(msg)
 
     def incidents(
         self, *, since: float | None = None, check: str | None = None, limit: int = INCIDENTS_LIMIT
@@ -143,7 +149,10 @@ def changes(connection: sqlite3.Connection, *, reverted: bool = False) -> Iterat
     ).fetchall()
     for number, check, rung, leaf, position, phase, at, host, pid, owner in rows:
         key = HeldKey(check, rung, leaf, position)
-        yield HeldChange(number, key, HeldPhase(phase), at, host, pid), owner
+        known = (
+            phase if phase in _PHASES else HeldPhase.UNKNOWN
+        )  # a case for a person, like whatever nobody understands
+        yield HeldChange(number, key, HeldPhase(known), at, host, pid), owner
 
 
 def _timeline(connection: sqlite3.Connection, incident: int) -> tuple[Entry, ...]:

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import sqlite3
+import stat
 import threading
 
 from collections.abc import Generator
@@ -52,6 +53,10 @@ CREATE INDEX held_open ON held (owner) WHERE phase <> 'reverted';
 """
 
 
+#: What every SQLite file begins with.
+_HEAD: Final = b"SQLite format 3\0"
+
+
 class Guard:
     """
     Lets no fork happen inside SQLite: its own locks would stay locked in the child.
@@ -84,6 +89,36 @@ def guard() -> Guard:
     return made
 
 
+def refuse_foreign(path: str) -> None:
+    """
+    Let nobody write where something else is; what cannot be read now is for the writer to find out.
+
+    Raises:
+        ConfigError: If the file at *path* is neither empty nor a journal of ours.
+    """
+    if not os.path.exists(path):
+        return
+    _require_file(path)
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        head = file.read(len(_HEAD))
+        if head and head != _HEAD and not os.path.exists(f"{path}-owners"):  # a damaged journal of ours has those
+            msg = f"{path} is no journal but a file of something else. Give the journal a file of its own."
+            raise ConfigError(msg)
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_connect_to_read(path)) as connection:
+        require_ours(connection, path)
+
+
+def _require_file(path: str) -> None:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # reading a FIFO waits for ever
+        msg = f"{path} is no ordinary file, and so no journal."
+        raise ConfigError(msg)
+
+
+def _connect_to_read(path: str) -> sqlite3.Connection:
+    uri = f"file:{quote(os.fsencode(path))}?mode=ro"
+    return sqlite3.connect(uri, timeout=BUSY_WITHIN, uri=True, isolation_level=None)
+
+
 def open_to_read(path: str) -> sqlite3.Connection:
     """
     A connection that writes nothing, to a journal that may be in use elsewhere.
@@ -95,7 +130,8 @@ def open_to_read(path: str) -> sqlite3.Connection:
     if not os.path.exists(path):
         msg = f"there is no journal at {path}. Healer(journal={path!r}) writes one there."
         raise ConfigError(msg)
-    connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", timeout=BUSY_WITHIN, uri=True, isolation_level=None)
+    _require_file(path)
+    connection = _connect_to_read(path)
     try:
         try:
             ours = require_ours(connection, path)
@@ -104,7 +140,7 @@ def open_to_read(path: str) -> sqlite3.Connection:
                 raise
             # In a folder that we may not write to, SQLite cannot share a file; nobody writes to it either.
             connection.close()
-            connection = sqlite3.connect(f"file:{quote(path)}?immutable=1", uri=True, isolation_level=None)
+            connection = sqlite3.connect(f"file:{quote(os.fsencode(path))}?immutable=1", uri=True, isolation_level=None)
             ours = require_ours(connection, path)
         if not ours:
             msg = f"{path} is empty: no journal was written there yet."

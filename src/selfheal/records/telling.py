@@ -29,10 +29,17 @@ def tell(incident: Incident) -> str:
     """
     lines = [f"{incident.check}, incident {incident.number}: {incident.trigger.kind}, {_end(incident)}"]
     # The words of others, such as a driver's error, may have lines of their own.
-    lines += [f"{f'+{at - incident.began:.1f} s':>9}  {' '.join(what.split())}" for at, what in _told(incident)]
+    lines += [f"{f'+{at - incident.began:.1f} s':>9}  {printable(what)}" for at, what in _told(incident)]
     if incident.dropped:
         lines.append(f"{'':>9}  ({incident.dropped} more entries were not kept)")
     return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """
+    *text* in one line, without what would drive a terminal.
+    """
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
 
 
 def _end(incident: Incident) -> str:
