@@ -42,6 +42,8 @@ class Failure(enum.Enum):
 
     #: It refused us for who we are.
     REFUSED = "refused"
+    #: It answered that it takes no more connections.
+    FULL = "full"
     #: The connection was dead, or none could be made: at once.
     DEAD = "dead"
     #: It took our question, and no answer came in time.
@@ -234,11 +236,8 @@ class PooledHealth(Generic[R]):
         """
         The decision table, from the top down.
         """
-        if self._cannot_write(direct):
-            return Fault("down", message="not writable anywhere: a fresh connection leads to a read-only server")
-        if direct.failure is not None:
-            kind = "auth" if direct.failure is Failure.REFUSED else "down"
-            return Fault(kind, message=f"no fresh connection: {direct.error}", error=direct.error)
+        if direct.failure is not None or self._cannot_write(direct):
+            return self._why_nobody(pooled, direct, usage)
         if pooled is None:
             return None
         if self._cannot_write(pooled):
@@ -260,6 +259,25 @@ class PooledHealth(Generic[R]):
             case _:
                 return Fault("error", message=str(pooled.error), error=pooled.error)
 
+    def _why_nobody(self, pooled: View | None, direct: View, usage: Usage) -> Fault:
+        """
+        Why a newcomer has no luck.
+        """
+        if self._cannot_write(direct):
+            return Fault("down", message="not writable anywhere: a fresh connection leads to a read-only server")
+        if direct.failure is Failure.FULL:  # it answers, so it is not down, and there is nowhere better to go
+            if pooled is not None and pooled.failure is Failure.NONE:
+                return _why_none(usage, pooled.error)
+            return Fault("error", message="the server takes no more connections", error=direct.error)
+        kind = "auth" if direct.failure is Failure.REFUSED else "down"
+        return Fault(kind, message=f"no fresh connection: {_said(direct.error)}", error=direct.error)
+
+
+def _said(error: Exception | None) -> str:
+    # What cannot make sense of an address repeats it, and there may be a password in it.
+    is_about_text = isinstance(error, ValueError) or type(error).__name__ == "ProgrammingError"
+    return f"{type(error).__name__}, the address cannot be read" if is_about_text else str(error)
+
 
 def _why_none(usage: Usage, error: Exception | None) -> Fault:
     """
@@ -270,6 +288,7 @@ def _why_none(usage: Usage, error: Exception | None) -> Fault:
     if usage.leaked and 2 * usage.leaked >= usage.leased:
         message = f"{usage.leaked} of {usage.leased} connections are given out and silent"
         return Fault("exhausted", message=message, error=error)
-    if usage.missing > 0:
+    # One that is being replaced, or on its way between two hands, is nothing to wait for.
+    if usage.missing > 0 and usage.missing >= usage.leased:
         return Fault("backoff", message="the pool waits to reconnect, a fresh connection works", error=error)
     return Fault("slow", message=f"all {usage.leased} connections are in use", error=error)

@@ -22,3 +22,6 @@ FREE: Final = """
 REFUSED: Final = re.compile(
     "authentication failed|no password supplied|pg_hba.conf|role .* does not exist|not permitted to log in"
 )
+
+#: And what it says with SQLSTATE 53300, when it takes no more connections.
+FULL: Final = re.compile("too many clients|too many connections|remaining connection slots")

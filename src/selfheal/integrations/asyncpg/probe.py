@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 from collections.abc import AsyncIterator, Awaitable
 from typing import TYPE_CHECKING, Any, Literal
 
+from selfheal.errors import ConfigError
 from selfheal.integrations.asyncpg.registry import driver
 from selfheal.integrations.asyncpg.views import Connect, LookedAt
 from selfheal.integrations.colours import in_use
@@ -78,4 +80,8 @@ class PoolHealth(PooledHealth[Awaitable[CheckResult]]):
         As `PooledHealth.looking`.
         """
         async with in_use(self.source) as pool:
+            if pool._loop is not asyncio.get_running_loop():
+                # Before anything is touched: to use a connection from here would break it.
+                msg = "this pool lives on another event loop: enter the healer there, with `async with Healer(...)`."
+                raise ConfigError(msg)
             yield LookedAt(pool=pool, connect=self._connect, hung_after=self._hung_after, leak_after=self._leak_after)

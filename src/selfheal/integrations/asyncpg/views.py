@@ -67,6 +67,8 @@ def _failure(error: Exception) -> Failure:
         return Failure.READ_ONLY
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
         return Failure.REFUSED
+    if isinstance(error, asyncpg.TooManyConnectionsError):
+        return Failure.FULL
     # An InternalClientError is what a connection raises that is lost in the middle of something.
     lost = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
     return Failure.DEAD if isinstance(error, (*lost, asyncpg.InternalClientError)) else Failure.ERROR
@@ -133,6 +135,8 @@ class LookedAt:
         """
         Why the pool gave no connection. One that is exhausted raises the same as one that cannot connect.
         """
+        if not self.pool._initialized:
+            return View(failure=Failure.ERROR, error=error)
         if self.pool.is_closing() or (isinstance(error, TimeoutError) and not ready):
             return View(failure=Failure.NONE, error=error)
         if isinstance(error, TimeoutError):
@@ -148,7 +152,7 @@ class LookedAt:
             connection = await self._connect(until)
         except Exception as exc:  # noqa: BLE001 - whatever a newcomer gets
             failure = _failure(exc)
-            return View(failure=failure if failure is Failure.REFUSED else Failure.DEAD, error=exc)
+            return View(failure=failure if failure in {Failure.REFUSED, Failure.FULL} else Failure.DEAD, error=exc)
         view = View(failure=Failure.SILENT)
         try:
             view = await self._ask(connection, until, free=FREE)

@@ -14,7 +14,7 @@ import attrs
 from selfheal.clock import SystemClock
 from selfheal.integrations import pooled
 from selfheal.integrations.pooled import Failure
-from selfheal.integrations.postgresql import FREE, READ_ONLY, REFUSED
+from selfheal.integrations.postgresql import FREE, FULL, READ_ONLY, REFUSED
 from selfheal.integrations.psycopg.io import IO, give_back
 from selfheal.integrations.psycopg.registry import ConnectionRegistry, Session
 
@@ -58,6 +58,8 @@ class View(pooled.View):
 
 
 def _refusal(error: Exception) -> Failure:
+    if FULL.search(str(error)):
+        return Failure.FULL
     return Failure.REFUSED if REFUSED.search(str(error)) else Failure.DEAD
 
 

@@ -28,6 +28,9 @@ def take_idle(pool: Any) -> Any | None:
     """
     with _locked(pool):
         free = _free(pool)
+        # Callers of a pool that does not wait would fail for a connection that we have only borrowed.
+        if not _is_queue(pool) and 1 < int(pool.max_connections) <= len(pool._in_use_connections) + 1:
+            return None
         connection = next((each for each in reversed(free) if each is not None and is_open(each)), None)
         if connection is not None:
             free.remove(connection)

@@ -86,7 +86,8 @@ class Viewer:
         try:
             connection = await self.io.connect(self.pool, max(0.001, timeout))
         except Exception as exc:  # noqa: BLE001 - whatever a newcomer gets
-            return _view_of(exc)
+            view = _view_of(exc)  # an answer, such as that there is no such database, lets nobody in either
+            return attrs.evolve(view, failure=Failure.REFUSED, error=exc) if view.failure is None else view
         try:
             return await self._ask(connection, until - _now())
         finally:
@@ -154,6 +155,8 @@ def _failure(error: Exception) -> Failure | None:
         return Failure.SILENT
     if isinstance(error, (exceptions.AuthenticationError, exceptions.AuthenticationWrongNumberOfArgsError)):
         return Failure.REFUSED
+    if isinstance(error, exceptions.ConnectionError) and "max number of clients" in str(error):
+        return Failure.FULL
     if isinstance(error, (exceptions.ConnectionError, exceptions.MasterDownError, OSError)):
         return Failure.DEAD
     # It answers. What it says about our question, say that we may not ask it, is no failure of the server.

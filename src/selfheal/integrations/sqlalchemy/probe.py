@@ -147,6 +147,14 @@ class EngineHealth(PooledHealth[R]):
         if sync.dialect.is_async != self.is_async:
             msg = "a Rebuildable of an AsyncEngine needs coroutine functions: close=AsyncEngine.dispose."
             raise ConfigError(msg)
+        from sqlalchemy import pool
+
+        if isinstance(sync.pool, (pool.StaticPool, pool.SingletonThreadPool)):
+            msg = (
+                f"{type(sync.pool).__name__} gives everybody, or each thread, one and the same connection: looking "
+                "through it would end the transactions of its users. Use an engine with a QueuePool or a NullPool."
+            )
+            raise ConfigError(msg)
         EngineLeases.of(sync)
         Generations.of(sync)
         shorten_connects(sync)

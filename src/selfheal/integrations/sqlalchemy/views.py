@@ -16,7 +16,7 @@ import attrs
 from selfheal.clock import SystemClock
 from selfheal.integrations import pooled
 from selfheal.integrations.pooled import Failure, Usage
-from selfheal.integrations.postgresql import FREE, READ_ONLY, REFUSED
+from selfheal.integrations.postgresql import FREE, FULL, READ_ONLY, REFUSED
 from selfheal.integrations.sqlalchemy.disconnects import sqlstate
 from selfheal.integrations.sqlalchemy.errands import IO, Errand
 from selfheal.integrations.sqlalchemy.leases import EngineLeases
@@ -145,7 +145,7 @@ class LookedAt:
         except TimeoutError:
             return View(failure=Failure.DEAD, error=ConnectionError(f"none within {timeout:.2f} s"))
         except Exception as exc:  # noqa: BLE001 - whatever a newcomer gets
-            return View(failure=Failure.REFUSED if _is_refusal(exc) else Failure.DEAD, error=exc)
+            return View(failure=_refusal(exc), error=exc)
         return view
 
     # -- what is done with a connection ----------------------------------------
@@ -300,8 +300,11 @@ def _fetch(connection: Any, sql: str) -> list[Any]:
         cursor.close()
 
 
-def _is_refusal(error: Exception) -> bool:
-    state = sqlstate(error)
-    if state is not None:
-        return state.startswith("28")
-    return bool(REFUSED.search(str(error))) or bool(_MYSQL_REFUSED.intersection(error.args[:1]))
+def _refusal(error: Exception) -> Failure:
+    state = sqlstate(error) or ""
+    if state == "53300" or FULL.search(str(error).lower()):
+        return Failure.FULL
+    if state:
+        return Failure.REFUSED if state.startswith("28") else Failure.DEAD
+    refused = REFUSED.search(str(error)) or _MYSQL_REFUSED.intersection(error.args[:1])
+    return Failure.REFUSED if refused else Failure.DEAD
