@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import re
 
-from typing import Final
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, Final, TypeVar
 
+
+K = TypeVar("K", bound=Hashable)
 
 #: Also true where an operator, or a full disk, has made a primary read-only.
 READ_ONLY: Final = "pg_is_in_recovery() OR current_setting('transaction_read_only')::bool"
@@ -25,3 +28,34 @@ REFUSED: Final = re.compile(
 
 #: And what it says with SQLSTATE 53300, when it takes no more connections.
 FULL: Final = re.compile("too many clients|too many connections|remaining connection slots")
+
+#: What the server processes of these numbers do, and which of them is ours.
+_DEEDS: Final = """
+    SELECT pid, CASE WHEN state <> 'active' THEN 'rests' WHEN pid = pg_backend_pid() THEN 'asks' ELSE 'works' END
+    FROM pg_stat_activity WHERE pid IN ({}, pg_backend_pid())
+"""
+
+
+def deeds(pids: Iterable[int]) -> str:
+    """
+    What to ask a server about its processes; `judge` knows what the answer means.
+    """
+    return _DEEDS.format(",".join(map(str, pids)))
+
+
+def judge(suspects: Mapping[K, int], answer: Iterable[Any], *, own: int) -> tuple[list[K], list[K]]:
+    """
+    Which of the connections that have long waited for an answer the server does not work for, and for which it does.
+
+    Args:
+        suspects: The connections, all to this server, and the processes behind them.
+        answer: What it says to `deeds`.
+        own: The process behind the connection over which it was asked.
+    """
+    told = {int(pid): deed for pid, deed in answer}
+    # Behind a pooler the numbers are not those of server processes: then nothing can be said about them. Nor where the
+    # server does not track what its processes do.
+    if [own] != [pid for pid, deed in told.items() if deed == "asks"]:
+        return [], []
+    working = [one for one, pid in suspects.items() if told.get(pid) == "works"]
+    return [one for one in suspects if one not in working], working

@@ -6,7 +6,6 @@ All that is used of the pool's insides is named here. It is touched on the pool'
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import weakref
 
@@ -18,6 +17,7 @@ import attrs
 from selfheal.clock import SystemClock
 from selfheal.integrations import require
 from selfheal.integrations.tcp import tcp_ages
+from selfheal.integrations.waiting import waits_in_asyncpg
 
 
 @attrs.frozen(kw_only=True)
@@ -140,7 +140,7 @@ def address_of(connection: Any) -> Any:
 def _look(holder: Any) -> Session:
     connection, now = holder._con, SystemClock.now()
     protocol = connection._protocol
-    busy = _is_busy(protocol)
+    busy = waits_in_asyncpg(connection)
     seen = _seen.get(holder)
     if seen is None or seen.lease is not holder._in_use:
         seen = _seen[holder] = _Seen(holder._in_use, now, protocol.queries_count, now)
@@ -150,12 +150,10 @@ def _look(holder: Any) -> Session:
     sock = connection._transport.get_extra_info("socket")
     ages = None if sock is None else tcp_ages(sock)
     if ages is not None:
-        sent, received, acknowledged = ages
         # Whoever took it a moment ago is not to blame for the hours in which nobody had use for it.
-        silent_for = min(sent, received, now - seen.since)
-        # A kernel that counts in steps of 4 ms often cannot tell; but only what is not answered is acknowledged alone.
-        unanswered = sent < received or (sent == received and acknowledged < received)
-        waiting_for = sent if busy and unanswered else None
+        silent_for = min(ages.sent, ages.received, now - seen.since)
+        # Where the kernel cannot tell, it is as the driver says: what comes is taken in at once.
+        waiting_for = ages.sent if busy and ages.unanswered is not False else None
     return Session(
         connection=connection,
         pid=connection.get_server_pid(),
@@ -165,11 +163,6 @@ def _look(holder: Any) -> Session:
         silent_for=silent_for,
         waiting_for=waiting_for,
     )
-
-
-def _is_busy(protocol: Any) -> bool:
-    # It says so to nobody, but keeps a future for whoever waits for an answer, or for the end of a cancellation.
-    return any(isinstance(thing, asyncio.Future) and not thing.done() for thing in gc.get_referents(protocol))
 
 
 def _who(proxy: Any) -> tuple[str, ...]:

@@ -17,13 +17,8 @@ from selfheal.integrations.asyncpg import registry
 from selfheal.integrations.asyncpg.deadlines import within
 from selfheal.integrations.asyncpg.registry import Session
 from selfheal.integrations.pooled import Failure, Usage
-from selfheal.integrations.postgresql import FREE, READ_ONLY
+from selfheal.integrations.postgresql import FREE, READ_ONLY, deeds, judge
 
-
-#: Which of these server processes work on something. With our own among them, which surely does.
-_ACTIVE: Final = """
-    SELECT pid, state = 'active' FROM pg_stat_activity WHERE pid = ANY($1::int[]) OR pid = pg_backend_pid()
-"""
 
 #: Share of a look through the pool in which a connection must be had; without one that is ready, making one needs more.
 _BORROW_SHARE: Final = 0.5
@@ -217,13 +212,9 @@ class LookedAt:
         """
         if not suspects:
             return [], []
-        active = dict(await _fetch(connection, until, _ACTIVE, [session.pid for session in suspects]))
-        # Behind a pooler the numbers are not those of server processes: then nothing can be said about them. Nor where
-        # the server does not track what its processes do.
-        if not active.pop(connection.get_server_pid(), False) or len(active) > len(suspects):
-            return [], []
-        hung = [session.connection for session in suspects if not active.get(session.pid)]
-        return hung, [session.connection for session in suspects if active.get(session.pid)]
+        pids = {session.connection: session.pid for session in suspects}
+        answer = await _fetch(connection, until, deeds(pids.values()))
+        return judge(pids, answer, own=connection.get_server_pid())
 
     async def _end(self, farewell: Any, connection: Any, timeout: float) -> None:
         """

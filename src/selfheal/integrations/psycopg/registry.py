@@ -34,8 +34,9 @@ class Session:
         busy: A query was sent, and its answer has not been taken in completely.
         silent_for: Seconds since anything was sent or received, if it is leased; not more than since it was first
             seen so. Where the system does not count them: since it was first found not busy.
-        waiting_for: Seconds since its query was sent, if it is busy and nothing at all has been received since. `None`
-            as well where the system does not count them.
+        waiting_for: Seconds since its query was sent, if it is busy and nothing at all has been received since, as far
+            as can be told. `None` as well where the system does not count them.
+        surely: Whether that can be told.
     """
 
     pid: int
@@ -44,6 +45,7 @@ class Session:
     busy: bool
     silent_for: float | None
     waiting_for: float | None
+    surely: bool
 
 
 @attrs.define(eq=False)
@@ -225,17 +227,15 @@ def _look(connection: Any, registered: _Registered, pool: Any) -> Session | None
     elif registered.leased_since is None:
         registered.leased_since = now
     silent_for = None if registered.quiet_since is None else now - registered.quiet_since
-    waiting_for = None
+    waiting_for, surely = None, False
     duplicate = _duplicate(connection, registered) if busy or leased else None
     if duplicate is not None:
         with duplicate:
             ages = tcp_ages(duplicate)
         if ages is not None:
-            sent, received, acknowledged = ages
             # Whoever took it a moment ago is not to blame for the hours in which nobody had use for it.
-            silent_for = min(sent, received, now - (registered.leased_since or now)) if leased else None
-            # An answer that lies unread in our own buffers (a slow reader of a stream) came after the query was sent. A
-            # kernel that counts in steps of 4 ms often cannot tell; but only what is not answered is acknowledged alone.
-            unanswered = sent < received or (sent == received and acknowledged < received)
-            waiting_for = sent if busy and unanswered else None
-    return Session(pid, address, leased, busy, silent_for, waiting_for)
+            silent_for = min(ages.sent, ages.received, now - (registered.leased_since or now)) if leased else None
+            # An answer that lies unread in our own buffers (a slow reader of a stream) came after the query was sent.
+            waiting_for = ages.sent if busy and ages.unanswered is not False else None
+            surely = ages.unanswered is True
+    return Session(pid, address, leased, busy, silent_for, waiting_for, surely)

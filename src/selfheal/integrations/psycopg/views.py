@@ -14,9 +14,10 @@ import attrs
 from selfheal.clock import SystemClock
 from selfheal.integrations import pooled
 from selfheal.integrations.pooled import Failure
-from selfheal.integrations.postgresql import FREE, FULL, READ_ONLY, REFUSED
+from selfheal.integrations.postgresql import FREE, FULL, READ_ONLY, REFUSED, deeds, judge
 from selfheal.integrations.psycopg.io import IO, give_back
 from selfheal.integrations.psycopg.registry import ConnectionRegistry, Session
+from selfheal.integrations.waiting import waits_in_psycopg
 
 
 _now = SystemClock.now
@@ -190,7 +191,9 @@ class Viewer:
         return {
             connection: session
             for connection, session in self.registry.sessions(self.pool).items()
-            if session.waiting_for is not None and session.waiting_for >= self.hung_after
+            if session.waiting_for is not None
+            and session.waiting_for >= self.hung_after
+            and (session.surely or waits_in_psycopg(connection))
         }
 
     async def _judge(
@@ -201,15 +204,9 @@ class Viewer:
         """
         if not suspects:
             return [], []
-        pids = ",".join(str(session.pid) for session in suspects.values())
-        sql = f"SELECT pid, state = 'active', pg_backend_pid() FROM pg_stat_activity WHERE pid IN ({pids}, pg_backend_pid())"  # noqa: S608 - numbers of our own
-        answer = await self.io.query(connection, sql, timeout)
-        # Behind a pooler the numbers are not those of server processes: then nothing can be said about them.
-        if {int(own or 0) for _, _, own in answer} != {connection.pgconn.backend_pid}:
-            return [], []
-        active = {int(pid or 0) for pid, is_active, _ in answer if is_active == "t"}
-        hung = [suspect for suspect, session in suspects.items() if session.pid not in active]
-        return hung, [suspect for suspect, session in suspects.items() if session.pid in active]
+        pids = {suspect: session.pid for suspect, session in suspects.items()}
+        answer = await self.io.query(connection, deeds(pids.values()), timeout)
+        return judge(pids, answer, own=connection.pgconn.backend_pid)
 
 
 def _address(connection: Any) -> Address:

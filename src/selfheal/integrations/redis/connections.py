@@ -115,9 +115,7 @@ def _silence(sock: socket.socket) -> tuple[float, bool] | None:
     ages = tcp_ages(sock)
     if ages is None:
         return None
-    sent, received, acknowledged = ages
-    # A kernel that counts in steps of 4 ms often cannot tell; but only what is not answered is acknowledged alone.
-    return min(sent, received), sent < received or (sent == received and acknowledged < received)
+    return min(ages.sent, ages.received), ages.unanswered is True
 
 
 @contextlib.contextmanager

@@ -12,16 +12,14 @@ from typing import Any, Final
 
 import attrs
 
-from selfheal.integrations.tcp import tcp_ages
+from selfheal.integrations.tcp import Ages, tcp_ages
+from selfheal.integrations.waiting import waits_in_asyncpg, waits_in_psycopg
 
 
 #: Where drivers keep their socket, beside a ``fileno`` method of their own (psycopg, psycopg2): asyncpg's transport,
 #: PyMySQL's ``_sock``.
 _TRANSPORT: Final = "_transport"
 _SOCKET: Final = "_sock"
-
-#: Seconds within which a kernel has acknowledged what it got: Linux waits for 0.2 at most.
-_ACKNOWLEDGED: Final = 1.0
 
 
 @attrs.frozen(eq=False)
@@ -68,16 +66,14 @@ class Socket:
         pgconn = getattr(self.driver, "pgconn", None)
         if pgconn is not None:
             return _is_active(pgconn)
-        # asyncpg does not say, and what SQLAlchemy locks around its queries it does not lock around a COMMIT.
-        mutex = getattr(self.adapter, "_execute_mutex", None)
-        return True if mutex is not None and mutex.locked() else None
+        return waits_in_asyncpg(self.driver) if hasattr(self.driver, "_protocol") else None
 
     def silent_for(self) -> float | None:
         """
         Seconds since anything was sent or received; `None` if it is closed, or where the system does not count them.
         """
         ages = self._ages()
-        return None if ages is None else min(ages[0], ages[1])
+        return None if ages is None else min(ages.sent, ages.received)
 
     def waiting_for(self) -> float | None:
         """
@@ -87,11 +83,10 @@ class Socket:
         ages = None if busy is False else self._ages()
         if ages is None:
             return None
-        sent, received, acknowledged = ages
-        # A kernel that counts in steps of 4 ms often cannot tell; but only what is not answered is acknowledged alone,
-        # and long after it was sent only if that was a probe to keep an idle connection alive.
-        alone = sent == received and acknowledged < received and (busy or sent - acknowledged < _ACKNOWLEDGED)
-        return sent if sent < received or alone else None
+        unanswered = ages.unanswered
+        if unanswered is None and busy:
+            unanswered = waits_in_psycopg(self.driver) if hasattr(self.driver, "pgconn") else True
+        return ages.sent if unanswered else None
 
     def sever(self) -> bool:
         """
@@ -108,7 +103,7 @@ class Socket:
             return True
         return False
 
-    def _ages(self) -> tuple[float, float, float] | None:
+    def _ages(self) -> Ages | None:
         duplicate = self._duplicate()
         if duplicate is None:
             return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import weakref
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +16,7 @@ import attrs
 from selfheal.clock import SystemClock
 from selfheal.integrations import pooled
 from selfheal.integrations.pooled import Failure, Usage
-from selfheal.integrations.postgresql import FREE, FULL, READ_ONLY, REFUSED
+from selfheal.integrations.postgresql import FREE, FULL, READ_ONLY, REFUSED, deeds, judge
 from selfheal.integrations.sqlalchemy.disconnects import sqlstate
 from selfheal.integrations.sqlalchemy.errands import IO, Errand
 from selfheal.integrations.sqlalchemy.leases import EngineLeases
@@ -186,7 +186,7 @@ class LookedAt:
             self._dialect.do_ping(connection)
             return View()
         ((read_only, room),) = _fetch(connection, f"SELECT {READ_ONLY}, {free}")
-        hung, working = self._judge(connection, self._suspects())
+        hung, working = self._judge(connection)
         return View(
             read_only=bool(read_only),
             free=None if room is None else int(room),
@@ -194,29 +194,24 @@ class LookedAt:
             working=tuple(working),
         )
 
-    def _suspects(self) -> list[Socket]:
+    def _judge(self, connection: Any) -> tuple[list[Socket], list[Socket]]:
         """
-        Connections that have waited long for an answer.
+        Ask the server behind *connection* which of the queries that have waited long it does not work on, and which it
+        does.
         """
-        waiting = ((socket, socket.waiting_for()) for socket in self.leases.sockets())
-        return [socket for socket, seconds in waiting if seconds is not None and seconds >= self._hung_after]
-
-    def _judge(self, connection: Any, suspects: Sequence[Socket]) -> tuple[list[Socket], list[Socket]]:
-        """
-        Ask the server behind *connection* which queries of the *suspects* it does not work on, and which it does.
-        """
-        own = Socket.of(connection) if suspects else None
-        here = [socket for socket in suspects if own is not None and socket.address == own.address]
-        if own is None or not here:
+        own = Socket.of(connection)
+        if own is None or own.pid is None:
             return [], []
-        pids = ",".join(str(socket.pid) for socket in here if socket.pid is not None)
-        sql = f"SELECT pid, state = 'active', pg_backend_pid() FROM pg_stat_activity WHERE pid IN ({pids}, pg_backend_pid())"  # noqa: S608 - numbers of our own
-        answer = _fetch(connection, sql)
-        # Behind a pooler the numbers are not those of server processes: then nothing can be said about them.
-        if {row[2] for row in answer} != {own.pid}:
+        suspects = {
+            socket: socket.pid
+            for socket in self.leases.sockets()
+            if socket.pid is not None
+            and socket.address == own.address
+            and (socket.waiting_for() or 0) >= self._hung_after
+        }
+        if not suspects:
             return [], []
-        active = {pid for pid, is_active, _ in answer if is_active}
-        return [one for one in here if one.pid not in active], [one for one in here if one.pid in active]
+        return judge(suspects, _fetch(connection, deeds(suspects.values())), own=own.pid)
 
     def _failure(self, error: Exception) -> Failure:
         from sqlalchemy import exc
