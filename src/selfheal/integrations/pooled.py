@@ -219,8 +219,9 @@ class PooledHealth(Generic[R]):
                 if pooled.good and not self._cannot_write(pooled):
                     return CheckResult.healthy()
             direct = await pool.direct(max(0.05, _DIRECT_SHARE * (until - _now())))
-            if pooled is None and direct.failure is None:
-                # The sooner it is kicked, the shorter the outage.
+            if direct.failure is None and (pooled is None or pooled.failure is Failure.DEAD):
+                # The sooner a pool in back-off is kicked, the shorter the outage. And a dead connection tells of a server
+                # that was not there, perhaps: it may have come back since, and the pool with it.
                 pooled = await pool.pooled(until - _now(), wait=_UNDER_WAY)
             fault = self._fault(pooled, direct, pool.usage())
         if fault is None:
