@@ -425,7 +425,12 @@ assert pids() == before
 connections.close_all()
 connections["pooled"].close_pool()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-Wignore:This process:DeprecationWarning", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert (0, "") == (done.returncode, done.stderr)
 
 

@@ -225,11 +225,12 @@ def test_a_child_that_starts_by_itself_has_its_own_journal(tmp_path):
     With after_fork="start" the child's healer writes and heals at once, whatever the parent was doing.
     """
     script = """if True:
-        import os, sys, time
+        import os, sys, time, warnings
         sys.path.insert(0, sys.argv[2])
         import test_journal as here
         from selfheal import Healer
         from selfheal.records import SqliteJournal
+        warnings.simplefilter("ignore")  # of a fork beside threads: that is what this is about
         made, events, broken = here.healing(None)
         journal = SqliteJournal(sys.argv[1])
         with Healer(made.checks, journal=journal, phase=0, slack=0, after_fork="start") as healer:

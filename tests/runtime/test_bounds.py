@@ -4,7 +4,9 @@ What grows in the long run: nothing.
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import inspect
 import logging
 import sys
 import threading
@@ -12,7 +14,10 @@ import threading
 import pytest
 
 from selfheal import Healer, HealingPolicy, HealthCheck, names
+from selfheal.clock import SystemClock
 from selfheal.model import Event
+from selfheal.runtime.hosts import Stopped, running_host
+from selfheal.runtime.leash import awaiting
 from selfheal.runtime.listeners import LIMIT, Dispatcher
 from selfheal.runtime.schedule import Schedule, Timed
 from selfheal.testing import Even, VirtualClock
@@ -139,3 +144,28 @@ def test_whatever_a_listener_raises_the_next_event_comes(error: type[BaseExcepti
 
     assert done.wait(5)
     assert 3 == len(heard) == dispatcher.failed
+
+
+def test_an_awaitable_that_is_cancelled_before_it_is_awaited_is_closed() -> None:
+    """
+    A probe that hands out a coroutine, at the moment in which its healer stops, leaves none behind that nobody awaits.
+    """
+    told: list[tuple[object, BaseException | None]] = []
+
+    async def look() -> None:
+        raise AssertionError("it is never begun")
+
+    async def main() -> None:
+        coroutine = look()
+        host = running_host(SystemClock())
+        host.start(*awaiting(coroutine, lambda *ended: told.append(ended))).cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+        host.let_go()
+
+    asyncio.run(main())
+
+    ((value, error),) = told
+    assert value is None
+    assert isinstance(error, Stopped)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from selfheal.errors import CancelledRecoveryError, Escalate
 from selfheal.model import Outcome
 from selfheal.recovery.plan import Pause, Plan, Run
-from selfheal.runtime.leash import let_go_of
+from selfheal.runtime.leash import awaiting, let_go_of
 from selfheal.runtime.schedule import Timed
 from selfheal.runtime.threads import NotStarted
 
@@ -163,7 +163,7 @@ class ActionRun(Timed):
         driver = self._driver
         if inspect.isawaitable(value):
             if not self.answered:
-                self._handle = driver.host.start(lambda: value, self._ended)
+                self._handle = driver.host.start(*awaiting(value, self._ended))
                 return
             let_go_of(value)
         self._handle = None

@@ -19,8 +19,12 @@ import queue
 import threading
 import types
 
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from selfheal.runtime.threads import Ended
 
 
 class Tether:
@@ -127,6 +131,19 @@ def let_go_of(awaitable: object) -> None:
         with contextlib.suppress(Exception):  # cleaning up is theirs: what comes of it concerns nobody any more
             awaitable.close()
     park(awaitable)
+
+
+def awaiting(awaitable: Awaitable[object], ended: Ended) -> tuple[Callable[[], Awaitable[object]], Ended]:
+    """
+    What a host starts to wait for *awaitable*, and reports to; cancelled before it has begun to wait, it lets it go.
+    """
+
+    def over(value: object, error: BaseException | None) -> None:
+        if inspect.iscoroutine(awaitable) and inspect.getcoroutinestate(awaitable) == inspect.CORO_CREATED:
+            let_go_of(awaitable)
+        ended(value, error)
+
+    return lambda: awaitable, over
 
 
 def forget_parent() -> None:

@@ -22,7 +22,7 @@ from selfheal import names
 from selfheal.answers import interpret, interpret_error
 from selfheal.model import CheckResult, Fault, HealthStatus, combine
 from selfheal.runtime.guards import assess
-from selfheal.runtime.leash import let_go_of
+from selfheal.runtime.leash import awaiting, let_go_of
 from selfheal.runtime.threads import NotStarted
 
 
@@ -107,7 +107,7 @@ class ProbeRun:
             if self.settled:
                 let_go_of(answer)
             else:
-                self._handle = driver.host.start(lambda: answer, self.ended)
+                self._handle = driver.host.start(*awaiting(answer, self.ended))
                 return
         now = driver.clock.now()
         if self.settled:

@@ -13,7 +13,7 @@ from selfheal.answers import interpret, interpret_error
 from selfheal.healing.gates import Dependency
 from selfheal.model import HealingState, HealthStatus
 from selfheal.runtime import guards
-from selfheal.runtime.leash import let_go_of
+from selfheal.runtime.leash import awaiting, let_go_of
 from selfheal.runtime.probes import is_async_callable
 
 
@@ -59,7 +59,7 @@ class Question:
     def _take(self, answer: object, error: BaseException | None) -> None:
         if inspect.isawaitable(answer):  # a sync question that hands out something to wait for
             if self._open:
-                self._handle = self._driver.host.start(lambda: answer, self._answered)
+                self._handle = self._driver.host.start(*awaiting(answer, self._answered))
                 return
             let_go_of(answer)
         if not self._open:
