@@ -581,6 +581,26 @@ def test_a_forked_child_starts_anew_and_leaves_its_parent_alone(primary: Postgre
     subprocess.run([sys.executable, "-c", _FORKING, url], check=True, timeout=20)
 
 
+def test_whoever_connects_meanwhile_does_not_notice_that_we_begin_to_listen() -> None:
+    """
+    A healer that begins to look at an engine fails nobody who is connecting just then.
+    """
+    engine = create_engine("sqlite://", poolclass=sqlalchemy.QueuePool)
+    probes: list[object] = []
+    event.listen(engine, "connect", lambda *_: None)
+    event.listen(engine, "connect", lambda *_: probes.append(EngineHealth(engine)))
+    event.listen(engine, "checkout", lambda *_: probes.append(RotateEngine(engine)))
+    event.listen(engine, "checkin", lambda *_: None)
+    before = treat_as_disconnect(engine)
+
+    with engine.connect() as connection:
+        assert 1 == connection.scalar(text("select 1"))
+    before()
+    engine.dispose()
+
+    assert 2 == len(probes)
+
+
 # -- with a healer ---------------------------------------------------------------
 
 POLICY = HealingPolicy(interval=1, fast_interval=0.2, timeout=1, fall=2)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from selfheal.integrations import require
+from selfheal.integrations.sqlalchemy.listening import listen
 
 
 if TYPE_CHECKING:
@@ -42,13 +43,14 @@ def treat_as_disconnect(engine: Engine | AsyncEngine, sqlstates: Iterable[str] =
     .. versionadded:: 26.1.0
     """
     event = require("sqlalchemy.event", who=__name__, package="sqlalchemy", extra="sqlalchemy")
-    target, states = getattr(engine, "sync_engine", engine), frozenset(sqlstates)
+    states = frozenset(sqlstates)
+    target: Engine = getattr(engine, "sync_engine", engine)
 
     def judge(context: Any) -> None:
         if sqlstate(context.original_exception) in states:
             context.is_disconnect = True
 
-    event.listen(target, "handle_error", judge)
+    listen(target, "handle_error", judge)
     return lambda: event.remove(target, "handle_error", judge)
 
 

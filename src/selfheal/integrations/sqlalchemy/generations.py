@@ -9,7 +9,7 @@ import weakref
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from selfheal.integrations import require
+from selfheal.integrations.sqlalchemy.listening import listen
 
 
 if TYPE_CHECKING:
@@ -43,15 +43,14 @@ class Generations:
         """
         The generations of *engine*. Connections that are there already belong to the first.
         """
-        event = require("sqlalchemy.event", who=__name__, package="sqlalchemy", extra="sqlalchemy")
         with cls._lock:
             generations = cls._all.get(engine.dialect)
             if generations is None:
                 generations = cls._all[engine.dialect] = cls(engine)
-                event.listen(engine, "do_connect", generations._connecting, insert=True)
-                event.listen(engine, "connect", generations._connected)
-                event.listen(engine, "checkout", generations._taken, insert=True)
-                event.listen(engine, "checkin", generations._returned)
+                listen(engine, "do_connect", generations._connecting, insert=True)
+                listen(engine, "connect", generations._connected)
+                listen(engine, "checkout", generations._taken, insert=True)
+                listen(engine, "checkin", generations._returned)
         return generations
 
     def begin(self) -> None:

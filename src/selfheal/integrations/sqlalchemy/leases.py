@@ -16,6 +16,7 @@ import attrs
 
 from selfheal.clock import SystemClock
 from selfheal.integrations import require
+from selfheal.integrations.sqlalchemy.listening import listen
 from selfheal.integrations.sqlalchemy.sockets import Socket
 
 
@@ -110,16 +111,15 @@ class EngineLeases:
         Raises:
             MissingExtraError: If SQLAlchemy is not installed (extra ``sqlalchemy``).
         """
-        event = require("sqlalchemy.event", who=__name__, package="sqlalchemy", extra="sqlalchemy")
         sync: Any = getattr(engine, "sync_engine", engine)
         with cls._lock:
             leases = cls._all.get(sync.dialect)
             if leases is None:
                 leases = cls._all[sync.dialect] = cls(sync)
-                event.listen(sync, "connect", leases._connected)
-                event.listen(sync, "checkout", leases._taken)
-                event.listen(sync, "checkin", leases._returned)
-                event.listen(sync, "detach", leases._returned)
+                listen(sync, "connect", leases._connected)
+                listen(sync, "checkout", leases._taken)
+                listen(sync, "checkin", leases._returned)
+                listen(sync, "detach", leases._returned)
         if stacks is not None:
             leases.stacks = stacks
         return leases

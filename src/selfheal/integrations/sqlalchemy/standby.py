@@ -16,6 +16,7 @@ from selfheal.integrations.colours import run
 from selfheal.integrations.sqlalchemy.actions import CLOSING
 from selfheal.integrations.sqlalchemy.errands import Errand, io_for
 from selfheal.integrations.sqlalchemy.generations import Generations
+from selfheal.integrations.sqlalchemy.listening import listen
 from selfheal.integrations.sqlalchemy.probe import EngineHealth
 from selfheal.integrations.standby import PATIENCE, POSTGRES_ROLE, postgres_role
 
@@ -82,7 +83,6 @@ def follow(engine: Source, router: Router[Any]) -> Callable[[], object]:
 
     .. versionadded:: 26.1.0
     """
-    event = require("sqlalchemy.event", who=__name__, package="sqlalchemy", extra="sqlalchemy")
     url = require("sqlalchemy.engine", who=__name__, package="sqlalchemy", extra="sqlalchemy")
     health: EngineHealth[Any] = EngineHealth(engine)
 
@@ -91,8 +91,7 @@ def follow(engine: Source, router: Router[Any]) -> Callable[[], object]:
         params.update(chosen)
 
     def lead(led: Engine) -> None:
-        if not event.contains(led, "do_connect", connecting):
-            event.listen(led, "do_connect", connecting)
+        listen(led, "do_connect", connecting)
 
     given: Any = engine
     if not hasattr(given, "rebuild"):

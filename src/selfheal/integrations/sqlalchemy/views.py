@@ -20,6 +20,7 @@ from selfheal.integrations.postgresql import FREE, FULL, READ_ONLY, REFUSED, dee
 from selfheal.integrations.sqlalchemy.disconnects import sqlstate
 from selfheal.integrations.sqlalchemy.errands import IO, Errand
 from selfheal.integrations.sqlalchemy.leases import EngineLeases
+from selfheal.integrations.sqlalchemy.listening import listen
 from selfheal.integrations.sqlalchemy.sockets import Socket
 
 
@@ -254,10 +255,7 @@ def shorten_connects(engine: Engine) -> None:
     """
     Give connections that are made for us a short time to connect, where the driver knows one.
     """
-    from sqlalchemy import event
-
-    if not event.contains(engine, "do_connect", _shorten):
-        event.listen(engine, "do_connect", _shorten)
+    listen(engine, "do_connect", _shorten)
 
 
 def _shorten(dialect: Any, _record: Any, _args: Any, options: dict[str, Any]) -> None:
