@@ -44,7 +44,7 @@ def treat_as_disconnect(engine: Engine | AsyncEngine, sqlstates: Iterable[str] =
     """
     event = require("sqlalchemy.event", who=__name__, package="sqlalchemy", extra="sqlalchemy")
     states = frozenset(sqlstates)
-    target: Engine = getattr(engine, "sync_engine", engine)
+    target: Any = getattr(engine, "sync_engine", engine)
 
     def judge(context: Any) -> None:
         if sqlstate(context.original_exception) in states:
