@@ -65,6 +65,7 @@ class View:
         failure: How it has failed, or `None`.
         error: What was raised, or `None`.
         read_only: It answers, and nothing can be written over it.
+        connecting: It has failed to make a connection, rather than over one that was there.
         hung: Connections of the pool that wait for an answer which this server is not working on.
         free: Connections that the server could still take, asked over a fresh one; `None`: not known.
     """
@@ -72,6 +73,7 @@ class View:
     failure: Failure | None = None
     error: Exception | None = None
     read_only: bool = False
+    connecting: bool = False
     hung: tuple[Any, ...] = ()
     free: int | None = None
 
@@ -219,10 +221,12 @@ class PooledHealth(Generic[R]):
                 if pooled.good and not self._cannot_write(pooled):
                     return CheckResult.healthy()
             direct = await pool.direct(max(0.05, _DIRECT_SHARE * (until - _now())))
-            if direct.failure is None and (pooled is None or pooled.failure is Failure.DEAD):
-                # The sooner a pool in back-off is kicked, the shorter the outage. And a dead connection tells of a server
-                # that was not there, perhaps: it may have come back since, and the pool with it.
+            if direct.failure is None and pooled is None:
+                # The sooner it is kicked, the shorter the outage.
                 pooled = await pool.pooled(until - _now(), wait=_UNDER_WAY)
+            elif direct.failure is None and pooled is not None and pooled.connecting:
+                # The server may have come back between the two looks, and the pool with it.
+                pooled = await pool.pooled(until - _now())
             fault = self._fault(pooled, direct, pool.usage())
         if fault is None:
             return CheckResult.healthy()

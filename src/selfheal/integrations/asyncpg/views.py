@@ -135,8 +135,8 @@ class LookedAt:
         if self.pool.is_closing() or (isinstance(error, TimeoutError) and not ready):
             return View(failure=Failure.NONE, error=error)
         if isinstance(error, TimeoutError):
-            return View(failure=Failure.DEAD, error=ConnectionError(f"the pool could not connect: {error}"))
-        return View(failure=_failure(error), error=error)
+            error = ConnectionError(f"the pool could not connect: {error}")
+        return View(failure=_failure(error), error=error, connecting=True)
 
     async def direct(self, timeout: float) -> View:
         """

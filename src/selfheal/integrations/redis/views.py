@@ -76,7 +76,7 @@ class Viewer:
             error = ConnectionError(f"all {self.pool.max_connections} connections are given out")
             return View(failure=Failure.NONE, error=error, hung=hung)
         # There a user's call connects anew, so it sees what a fresh connection shows.
-        return attrs.evolve(await self.direct(until - _now()), hung=hung)
+        return attrs.evolve(await self.direct(until - _now()), connecting=True, hung=hung)
 
     async def direct(self, timeout: float) -> View:
         """

@@ -133,7 +133,7 @@ class LookedAt:
         except TimeoutError as exc:
             return View(failure=Failure.SILENT if errand.has_held else Failure.NONE, error=exc)
         except Exception as exc:  # noqa: BLE001 - whatever the pool raises is what its users get
-            return View(failure=self._failure(exc), error=exc)
+            return View(failure=self._failure(exc), error=exc, connecting=not errand.has_held)
         return view
 
     async def direct(self, timeout: float) -> View:
