@@ -16,6 +16,7 @@ from selfheal.model import HealthStatus
 
 
 GOOD = View()
+IDLE = Usage()
 
 
 def failed(failure: Failure, *, connecting: bool = False) -> View:
@@ -26,7 +27,7 @@ def failed(failure: Failure, *, connecting: bool = False) -> View:
 class Scripted:
     """A pool that shows one view after the other."""
 
-    def __init__(self, *pooled: View, direct: View = GOOD, waits: bool = False, usage: Usage = Usage()) -> None:
+    def __init__(self, *pooled: View, direct: View = GOOD, waits: bool = False, usage: Usage = IDLE) -> None:
         self._pooled, self._direct, self._waits, self._usage = list(pooled), direct, waits, usage
 
     def reconnecting(self) -> bool:
