@@ -20,6 +20,7 @@ from selfheal.model import Event, RecoveryContext
 from selfheal.testing.servers import Postgres
 
 
+psycopg = pytest.importorskip("psycopg")
 psycopg_pool = pytest.importorskip("psycopg_pool")
 
 POLICY = HealingPolicy(interval=1, fast_interval=0.2, timeout=1)
@@ -223,6 +224,29 @@ def test_a_long_outage_ends_with_the_server(primary: Postgres) -> None:
         assert without.ok_after(back, within=4) is None
 
 
+def test_a_pool_that_knows_both_servers_follows_the_promoted_one_at_once() -> None:
+    """
+    libpq finds the server that can be written to; without selfheal the pool does not ask it for seconds.
+    """
+    with Postgres() as first, Postgres.standby_of(first) as second:
+        ports = f"{first.port},{second.port}"
+        dsn = f"host=127.0.0.1,127.0.0.1 port={ports} user=postgres dbname=postgres target_session_attrs=read-write"
+        with applications(f"{dsn} connect_timeout=2") as (sync, asynchronous, without):
+            time.sleep(1)
+            stopped = time.monotonic()
+            first.kill()
+            time.sleep(8.5)  # after 7 s, psycopg_pool has tried; then not before 15
+            second.promote()
+            back = time.monotonic()
+            for application in (sync, asynchronous):
+                healed_after = application.ok_after(back, within=5)
+                assert healed_after is not None
+                assert healed_after < 3
+                assert [] == [action for at, action in application.actions() if stopped < at < back - 0.5]
+                assert {"kick_pool"} == {action for _, action in application.actions()}
+            assert without.ok_after(back, within=3) is None
+
+
 def test_a_pool_pinned_to_a_demoted_server_writes_again(primary: Postgres) -> None:
     """
     After a failover that leaves the old server readable, writes succeed again within 3 s; without selfheal never.
@@ -286,6 +310,27 @@ def test_callers_of_frozen_backends_are_free_in_five_seconds(primary: Postgres) 
             assert {"sever_hung"} == {action for _, action in application.actions()}
         assert without.hanging(since=in_trouble) > 0
         primary.thaw_backends()
+
+
+def test_a_forgotten_transaction_is_ended_by_the_server_and_its_connection_by_the_pool(primary: Postgres) -> None:
+    """
+    With a limit set at connect, a connection that idles in a transaction is lost for its holder, and for nobody else.
+    """
+    dsn = f"{primary.dsn}?options=-c%20idle_in_transaction_session_timeout%3D300"
+    with psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1, timeout=5, open=True) as pool:
+        check = HealthCheck(PoolHealth(pool), name="db", policy=POLICY, recovery=pool_ladder(pool))
+        events: list[Event] = []
+        with Healer([check]) as healer:
+            healer.on_event(events.append)
+            with pool.connection() as connection:
+                connection.execute("select 1")
+                time.sleep(0.8)
+                with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+                    connection.execute("select 1")
+            with pool.connection() as connection:
+                connection.execute("select 1")
+            assert healer.wait_healthy("db", timeout=5)
+    assert [] == [event.fields["action"] for event in events if event.name == names.ACTION_STARTED]
 
 
 def test_ten_rebuilds_under_load_fail_nobody(primary: Postgres, context: RecoveryContext) -> None:
