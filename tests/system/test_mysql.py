@@ -1,5 +1,5 @@
 """
-The recipes for MySQL's drivers, as the page has them, on a real MariaDB. Needs Debian's *mariadb-server-core*.
+The recipes for MySQL's drivers, as the page has them, and SQLAlchemy's engines, on a real MariaDB. Needs Debian's *mariadb-server-core*.
 """
 
 import asyncio
@@ -13,13 +13,15 @@ import time
 
 import pytest
 
-from selfheal import Healer, HealingPolicy, HealthCheck, Unhealthy, names
+from selfheal import Escalate, Healer, HealingPolicy, HealthCheck, Unhealthy, names
+from selfheal.integrations.sqlalchemy import DisposeEngine, EngineHealth, engine_ladder
 from selfheal.testing.faults import FaultProxy
 from selfheal.testing.programs import free_port
 
 
 pymysql = pytest.importorskip("pymysql")
 aiomysql = pytest.importorskip("aiomysql")
+sqlalchemy = pytest.importorskip("sqlalchemy")
 
 pytestmark = pytest.mark.skipif(
     shutil.which("mariadbd") is None or os.geteuid() != 0, reason="needs root, and mariadbd of mariadb-server-core"
@@ -305,3 +307,80 @@ def test_leaked_connections_of_aiomysql_are_healed_by_a_new_pool(server):
         assert eventually(lambda: server.sessions() == 0)
 
     asyncio.run(test())
+
+
+@pytest.fixture
+def engine(server):
+    """SQLAlchemy's engine on PyMySQL, with two connections."""
+    made = sqlalchemy.create_engine(
+        f"mysql+pymysql://root@127.0.0.1:{server.port}/mysql",
+        pool_size=2,
+        max_overflow=0,
+        pool_timeout=0.5,
+        connect_args={"connect_timeout": 2, "read_timeout": 5},
+    )
+    yield made
+    made.dispose()
+
+
+def test_sqlalchemy_replaces_killed_connections_of_mysql_itself(server, engine):
+    """
+    Killed connections cost one error or none, whoever meets them first; and nothing is done.
+    """
+    probe = EngineHealth(engine, leak_after=1)
+    assert "healthy" == kind(probe)
+    healer = Healer([HealthCheck(probe, name="mysql", policy=POLICY, recovery=engine_ladder(engine))])
+    begun = actions(healer)
+    with healer:
+        for _ in range(2):
+            assert eventually(lambda: server.sessions() >= 1)
+            assert server.sessions(kill=True) >= 1
+            time.sleep(1.5)
+            with engine.connect() as connection:
+                assert 1 == connection.scalar(sqlalchemy.text("SELECT 1"))
+        assert healer.wait_healthy("mysql", timeout=5)
+    assert [] == begun
+
+
+def test_an_engine_on_mysql_says_that_its_server_is_down_and_comes_back_with_it(server, engine):
+    """
+    While MariaDB is away the engine's check is down and heals nothing; the first request afterwards succeeds.
+    """
+    probe = EngineHealth(engine, timeout=2)
+    assert "healthy" == kind(probe)
+    server.stop()
+    assert "down" == kind(probe)
+    with pytest.raises(Escalate):
+        DisposeEngine(engine).recover(None)
+    server.start()
+    with engine.connect() as connection:
+        assert 1 == connection.scalar(sqlalchemy.text("SELECT 1"))
+    assert "healthy" == kind(probe)
+
+
+def test_leaked_connections_of_an_engine_on_mysql_are_replaced(server, engine):
+    """
+    An engine whose connections were never given back gets a new pool; what comes back later is closed.
+    """
+    healer = Healer(
+        [HealthCheck(EngineHealth(engine, leak_after=1), name="mysql", policy=POLICY, recovery=engine_ladder(engine))]
+    )
+    begun = actions(healer)
+    leaked = [engine.connect() for _ in range(2)]
+    with pytest.raises(sqlalchemy.exc.TimeoutError):
+        engine.connect()
+    with healer:
+
+        def served():
+            try:
+                with engine.connect():
+                    return True
+            except sqlalchemy.exc.TimeoutError:
+                return False
+
+        assert any(served() for _ in range(20))
+        assert healer.wait_healthy("mysql", timeout=5)
+    assert ["dispose_engine"] == begun
+    for connection in leaked:
+        connection.close()
+    assert eventually(lambda: server.sessions() <= 2)
