@@ -268,7 +268,10 @@ def main(chosen: list[str]) -> int:
     print(text)
     if not chosen:
         RESULTS.write_text(text)
-    return 0 if all(row.met for row in rows) else 1
+    missed = [row for row in rows if not row.met]
+    for row in missed:
+        print(f"too late: {row}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
