@@ -349,8 +349,7 @@ def test_rotating_cuts_nobody_and_keeps_nothing(
     engines: Engines, primary: Postgres, moving: FaultProxy, context: RecoveryContext
 ) -> None:
     """
-    A connection in use goes on working after `RotateEngine`; it is closed when it comes back, others when they are
-    taken.
+    A connection in use goes on working after `RotateEngine`, and each one is replaced when it is taken next.
     """
     engine = engines.filled(moving.port)
     rotate = RotateEngine(engine)
@@ -360,7 +359,6 @@ def test_rotating_cuts_nobody_and_keeps_nothing(
     moving.retarget(primary.port)
     engines.call(used.execute, text("select 1"))
     engines.call(used.close)
-    assert eventually(lambda: moving.connections == 1)
     engines.write(engine)
     engines.write(engine)
     assert eventually(lambda: moving.connections <= 2)
@@ -599,6 +597,54 @@ def test_whoever_connects_meanwhile_does_not_notice_that_we_begin_to_listen() ->
     engine.dispose()
 
     assert 2 == len(probes)
+
+
+@pytest.mark.parametrize("action", [RotateEngine, DisposeEngine])
+def test_what_listens_to_checkins_after_us_meets_a_connection_that_works(
+    engines: Engines, primary: Postgres, context: RecoveryContext, action: Any
+) -> None:
+    """
+    A listener of the application that uses each connection as it comes back fails nobody after an action, and the pool
+    keeps all its places.
+    """
+    engine = engines.make(primary.port)
+    health, heal = EngineHealth(engine), action(engine)
+
+    @event.listens_for(getattr(engine, "sync_engine", engine), "checkin")
+    def tidy(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("reset statement_timeout")
+        cursor.close()
+        connection.rollback()
+
+    used = engines.take(engine)
+    engines.call(heal.recover, context)
+    engines.call(used.close)
+    taken = [engines.take(engine) for _ in range(2)]
+    for connection in taken:
+        engines.call(connection.close)
+    assert "healthy" == engines.look(health)
+
+
+def test_rotating_fails_nobody_who_is_just_replacing_a_dead_connection(
+    primary: Postgres, context: RecoveryContext
+) -> None:
+    """
+    Whoever has met a dead connection through `pool_pre_ping` gets one that works, though `RotateEngine` acts meanwhile.
+    """
+    engines = Engines("sync")
+    engine = engines.filled(primary.port, pool_pre_ping=True)
+    rotations = [RotateEngine(engine)]
+
+    @event.listens_for(engine, "do_connect")
+    def connecting(*_: Any) -> None:
+        if rotations:
+            rotations.pop().recover(context)
+
+    primary.terminate_backends()
+    failed = engines.errors(engine, 2)
+    engines.close()
+    assert ([], []) == (failed, rotations)
 
 
 # -- with a healer ---------------------------------------------------------------

@@ -10,9 +10,9 @@ import attrs
 
 from selfheal.errors import SelfHealError
 from selfheal.integrations.pooled_actions import PooledAction, RebuildPooled
-from selfheal.integrations.sqlalchemy.generations import Generations
 from selfheal.integrations.sqlalchemy.leases import Lease
 from selfheal.integrations.sqlalchemy.probe import EngineHealth
+from selfheal.integrations.sqlalchemy.retiring import renew, rotate
 from selfheal.integrations.sqlalchemy.views import LookedAt, View
 from selfheal.model import Ladder, RecoveryContext
 from selfheal.recovery import rung
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     Source = Engine | AsyncEngine | Rebuildable[Engine] | Rebuildable[AsyncEngine]
 
-
-#: Seconds for the idle connections of an old pool to be closed in the background; then their sockets are shut down.
-CLOSING: Final = 2.0
 
 #: Holders that a record names: the longest ones.
 _NAMED: Final = 10
@@ -56,7 +53,7 @@ class EngineAction(PooledAction):
 @attrs.frozen(repr=False)
 class RotateEngine(EngineAction):
     """
-    Replace every connection when it is taken or comes back; none is cut while it is used.
+    Replace every connection when it is taken next; none is cut while it is used.
 
     Against ``read_only``: after a failover, or when a router points elsewhere.
     The limits of the pool hold all the time, and it costs nobody an error.
@@ -70,7 +67,7 @@ class RotateEngine(EngineAction):
     kinds: ClassVar = frozenset({"read_only"})
 
     async def _act(self, looked: LookedAt, direct: View, ctx: RecoveryContext) -> None:
-        Generations.of(looked.engine).begin()
+        rotate(looked.engine.pool)
 
 
 @attrs.frozen(repr=False)
@@ -100,17 +97,7 @@ class DisposeEngine(EngineAction):
             raise SelfHealError(msg)
         holders = looked.leases.holders()
         ctx.log(f"{len(holders)} connections are in use{_named(holders)}", leased=len(holders))
-        engine, old = looked.engine, looked.engine.pool
-        idle = looked.leases.idle()
-        Generations.of(engine).begin()
-        engine.dispose(close=False)
-
-        def cut() -> None:
-            # What still is in nobody's hands waits to say goodbye, to a server that does not answer.
-            for socket in idle & looked.leases.idle():
-                socket.sever()
-
-        looked.io.behind(old.dispose, CLOSING, cut)
+        renew(looked)
 
 
 @attrs.frozen(repr=False)

@@ -15,7 +15,6 @@ from selfheal.integrations import require
 from selfheal.integrations.colours import in_use
 from selfheal.integrations.pooled import PooledHealth
 from selfheal.integrations.sqlalchemy.errands import io_for
-from selfheal.integrations.sqlalchemy.generations import Generations
 from selfheal.integrations.sqlalchemy.leases import EngineLeases
 from selfheal.integrations.sqlalchemy.views import LookedAt, Memory, shorten_connects
 from selfheal.model import CheckResult
@@ -156,6 +155,5 @@ class EngineHealth(PooledHealth[R]):
             )
             raise ConfigError(msg)
         EngineLeases.of(sync)
-        Generations.of(sync)
         shorten_connects(sync)
         return sync

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from selfheal.integrations import require
 from selfheal.integrations.colours import run
-from selfheal.integrations.sqlalchemy.actions import CLOSING
 from selfheal.integrations.sqlalchemy.errands import Errand, io_for
-from selfheal.integrations.sqlalchemy.generations import Generations
 from selfheal.integrations.sqlalchemy.listening import listen
 from selfheal.integrations.sqlalchemy.probe import EngineHealth
+from selfheal.integrations.sqlalchemy.retiring import renew
 from selfheal.integrations.standby import PATIENCE, POSTGRES_ROLE, postgres_role
 
 
@@ -100,16 +99,7 @@ def follow(engine: Source, router: Router[Any]) -> Callable[[], object]:
     async def leave() -> None:
         async with health.looking() as looked:
             lead(looked.engine)
-            old, idle = looked.engine.pool, looked.leases.idle()
-            Generations.of(looked.engine).begin()
-            looked.engine.dispose(close=False)
-
-            def cut() -> None:
-                # What still is in nobody's hands waits to say goodbye, to a server that does not answer.
-                for socket in idle & looked.leases.idle():
-                    socket.sever()
-
-            looked.io.behind(old.dispose, CLOSING, cut)
+            renew(looked)
 
     return leave if health.is_async else lambda: run(leave())
 
