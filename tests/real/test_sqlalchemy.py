@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import socket
 import subprocess
@@ -645,6 +646,47 @@ def test_rotating_fails_nobody_who_is_just_replacing_a_dead_connection(
     failed = engines.errors(engine, 2)
     engines.close()
     assert ([], []) == (failed, rotations)
+
+
+def test_a_detached_connection_is_none_of_ours(engines: Engines, primary: Postgres) -> None:
+    """
+    What an application has detached from the pool is never among the connections that an action may cut.
+    """
+    engine = engines.make(primary.port)
+    leases = EngineLeases.of(engine)
+    kept, returned = engines.take(engine), engines.take(engine)
+
+    async def adetach() -> Any:
+        raw = await kept.get_raw_connection()
+        raw.detach()
+        return raw.dbapi_connection.driver_connection
+
+    own = engines.call(adetach) if engines.is_async else kept.detach() or kept
+    assert 1 == len(leases.holders())
+    engines.call(returned.close)
+    assert (1, 1) == (len(leases.sockets()), len(leases.idle()))
+    taken = [engines.take(engine) for _ in range(2)]
+    assert (2, set()) == (len(leases.sockets()), leases.idle())
+    for connection in (own, *taken):
+        engines.call(connection.close)
+
+
+def test_an_engine_with_other_options_that_goes_away_takes_no_knowledge_along(
+    engines: Engines, primary: Postgres
+) -> None:
+    """
+    A leak is `exhausted` though the leases were first asked for with a short-lived engine of `execution_options()`.
+    """
+    engine = engines.make(primary.port)
+    EngineLeases.of(engine.execution_options(isolation_level="AUTOCOMMIT").execution_options(logging_token="x"))
+    gc.collect()
+    probe = EngineHealth(engine, leak_after=0.2)
+    leaked = [engines.take(engine) for _ in range(2)]
+    time.sleep(0.25)
+    assert [False, False] == [lease.replaced for lease in EngineLeases.of(engine).holders()]
+    assert "exhausted" == engines.look(probe)
+    for connection in leaked:
+        engines.call(connection.close)
 
 
 # -- with a healer ---------------------------------------------------------------

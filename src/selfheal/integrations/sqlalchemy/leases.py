@@ -92,7 +92,7 @@ class EngineLeases:
     def __init__(self, engine: Engine, *, stacks: bool = False) -> None:
         self.stacks = stacks
         self.dropped = 0
-        self._engine = weakref.ref(engine)
+        self._engine = weakref.ref(_own(engine))
         self._is_async = engine.dialect.is_async
         # Plain dicts, each touched by single atomic steps: a garbage collection may return a connection at any moment,
         # also in the middle of ours, and would wait for our own lock for ever.
@@ -119,7 +119,7 @@ class EngineLeases:
                 listen(sync, "connect", leases._connected)
                 listen(sync, "checkout", leases._taken)
                 listen(sync, "checkin", leases._returned)
-                listen(sync, "detach", leases._returned)
+                listen(sync, "detach", leases._detached)
         if stacks is not None:
             leases.stacks = stacks
         return leases
@@ -138,7 +138,7 @@ class EngineLeases:
 
     def sockets(self) -> list[Socket]:
         """
-        The sockets of all connections that are still referred to, given out or not.
+        The sockets of all connections that are still referred to, given out or not; but for those that were detached.
         """
         found = [reference() for reference in list(self._sockets.values())]
         return [socket for socket in found if socket is not None]
@@ -192,6 +192,22 @@ class EngineLeases:
 
     def _returned(self, _connection: Any, record: Any) -> None:
         self._noted.pop(id(record), None)
+
+    def _detached(self, connection: Any, record: Any) -> None:
+        # It is the application's own now: nothing of ours counts it, asks about it or cuts it.
+        for key, reference in list(self._sockets.items()):
+            socket = reference()
+            if socket is not None and socket.adapter is connection:
+                self._sockets.pop(key, None)
+        if not record.in_use:  # somebody else may have it already
+            self._noted.pop(id(record), None)
+
+
+def _own(engine: Any) -> Any:
+    # One with other execution options may go away at any moment; the one that it stands for lives as long as the pool.
+    while hasattr(engine, "_proxied"):
+        engine = engine._proxied
+    return engine
 
 
 def _holder(*, is_async: bool) -> str:
