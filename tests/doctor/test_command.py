@@ -87,7 +87,17 @@ def test_what_makes_no_sense_is_refused(capsys, arguments):
     assert capsys.readouterr().err.startswith("python -m selfheal doctor: n")
 
 
-@pytest.mark.parametrize("ending", ["1 / 0", "raise SystemExit(0)"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "1 / 0",
+        "raise SystemExit(0)",
+        "raise KeyboardInterrupt",
+        "raise __import__('asyncio').CancelledError",
+        "raise type('Mute', (BaseException,), {'__str__': lambda self: 1 / 0})",
+        "raise ValueError('two\\nlines')",
+    ],
+)
 def test_an_application_that_cannot_be_imported_is_told_with_the_place(module, capsys, ending):
     """
     The error of the application is one line with its type and where it was raised.
@@ -98,6 +108,48 @@ def test_an_application_that_cannot_be_imported_is_told_with_the_place(module, c
     said = capsys.readouterr().err
     assert f"{name} could not be imported: " in said
     assert f"{name}.py:1)" in said
+    assert 1 == said.count("\n")
+
+
+def test_a_module_that_put_another_object_in_its_place_is_looked_at(module):
+    """
+    What stands in sys.modules under the name is looked at, and not asked for its attributes.
+    """
+    name = module("""
+        import sys
+        import types
+        from selfheal import Healer, HealthCheck
+
+        class Lazy(types.ModuleType):
+            def __getattr__(self, name):
+                raise RuntimeError("nothing is to be made")
+
+            @property
+            def client(self):
+                raise RuntimeError("nothing is to be made")
+
+        lazy = Lazy(__name__)
+        lazy.healer = Healer([HealthCheck(lambda: None, name="db")])
+        sys.modules[__name__] = lazy
+    """)
+
+    assert 0 == main(["doctor", f"{name}:healer"])
+
+
+@pytest.mark.parametrize("path", ["healer.nothing", "broken.healer"])
+def test_an_attribute_that_cannot_be_had_is_said(module, capsys, path):
+    """
+    A path that ends nowhere, or whose property raises, ends with 2 and one line.
+    """
+    name = module(
+        HEALER
+        + """
+    broken = type("Broken", (), {"healer": property(lambda self: 1 / 0)})()
+    """
+    )
+
+    assert 2 == main(["doctor", f"{name}:{path}"])
+    assert f"{name}:{path} could not be looked up: " in capsys.readouterr().err
 
 
 def test_what_the_application_prints_stays_out_of_the_report(module, capsys):

@@ -75,7 +75,11 @@ def _look(target: str | None, also: Sequence[str], ignore: Sequence[str], *, bui
         raise ConfigError(msg)
     found, more = find(target), [find(spelled) for spelled in also]
     healer = healer_of(found)
-    others = {name: thing for each in (found, *more) for name, thing in objects_of(each.module).items()}
+    others = {
+        name: thing
+        for each in (found, *more)
+        for name, thing in objects_of(each.module, each.name.partition(":")[0]).items()
+    }
     others.update((each.name, each.thing) for each in more)
     look = functools.partial(audit, healer, name=found.name, others=others, ignore=ignore, imported=True)
     with built(look().unbuilt if build else ()):

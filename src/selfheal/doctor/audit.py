@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from selfheal.doctor import peek
 from selfheal.doctor.catalogue import RULES
 from selfheal.doctor.findings import Finding, Rule, Severity, Sign
 from selfheal.doctor.subjects import Subject, gather, patient
@@ -28,11 +29,13 @@ class Audit:
         findings: By subject, the worst first.
         looked_at: What was looked at, by name.
         unbuilt: `Rebuildable` objects that have made nothing yet, about which nothing can be said.
+        hidden: What was not looked into, or not all of it: ``.name`` and why, ``.hidden``.
     """
 
     findings: tuple[Finding, ...]
     looked_at: tuple[str, ...]
     unbuilt: tuple[Found, ...]
+    hidden: tuple[Found, ...]
 
 
 def audit(
@@ -55,7 +58,7 @@ def audit(
 
     .. versionadded:: 26.1.0
     """
-    subjects, unbuilt = gather(patient(healer), name, others or {}, imported=imported)
+    subjects, unbuilt, hidden = gather(patient(healer), name, others or {}, imported=imported)
     findings = [
         finding
         for subject in subjects
@@ -67,6 +70,7 @@ def audit(
         findings=tuple(sorted(findings, key=lambda found: (found.subject, -found.severity, found.code))),
         looked_at=tuple(dict.fromkeys(subject.name for subject in subjects)),
         unbuilt=unbuilt,
+        hidden=hidden,
     )
 
 
@@ -77,8 +81,10 @@ def _look(rule: Rule, subject: Subject) -> list[Finding]:
     severity = rule.severity
     try:
         signs = list(rule.signs(subject.thing))
-    except Exception as exc:  # noqa: BLE001 - whatever a strange object raises
-        problem = f"it cannot be told whether this holds here: looking raised {type(exc).__name__}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # noqa: BLE001 - whatever a strange object raises
+        problem = f"it cannot be told whether this holds here: looking raised {peek.kind_of(exc)}"
         signs, severity = [Sign(problem, f"Look yourself, or pass --ignore {rule.code}.")], Severity.INFO
     return [
         Finding(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import sys
 
-from typing import Final
+from typing import Any, Final
 
 import attrs
+
+from selfheal.doctor import peek
 
 
 @attrs.frozen
@@ -29,8 +31,7 @@ class Kind:
         """
         Whether *thing* is one.
         """
-        # Not isinstance, which also asks a proxy what it stands for: that is a call, and fails outside of a request.
-        return issubclass(type(thing), loaded(*self.types))
+        return peek.is_a(thing, *loaded(*self.types))
 
 
 def loaded(*types: str) -> tuple[type, ...]:
@@ -40,8 +41,8 @@ def loaded(*types: str) -> tuple[type, ...]:
     found: list[type] = []
     for spelled in types:
         module, _, name = spelled.partition(":")
-        there = getattr(sys.modules.get(module), name, None)
-        if isinstance(there, type):
+        there: Any = getattr(sys.modules.get(module), name, None)
+        if peek.is_a(there, type):
             found.append(there)
     return tuple(found)
 

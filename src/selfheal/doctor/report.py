@@ -44,6 +44,7 @@ def as_json(audit: Audit) -> str:
         "findings": findings,
         "looked_at": list(audit.looked_at),
         "unbuilt": [found.name for found in audit.unbuilt],
+        "hidden": [{"subject": found.name, "problem": found.hidden} for found in audit.hidden],
     }
     return json.dumps(told, indent=2)
 
@@ -69,6 +70,8 @@ def _lines(audit: Audit) -> Iterator[str]:
         yield ""
     for other in audit.unbuilt:
         yield f"not looked at: what {other.name} makes, for it has made nothing yet (--build makes it)"
+    for other in audit.hidden:
+        yield f"not looked at: all of {other.name}, for {other.hidden}"
     yield _summary(audit)
 
 

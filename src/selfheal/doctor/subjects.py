@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from selfheal.doctor import peek
 from selfheal.doctor.kinds import CHECK, HEALER, IMPORTED, REBUILDABLE, Kind, client_kind
 from selfheal.doctor.walk import Found, reached
 
@@ -109,20 +110,20 @@ def patient(healer: Healer) -> Patient:
     )
 
 
-def objects_of(module: types.ModuleType) -> dict[str, Any]:
+def objects_of(module: object, name: str) -> dict[str, Any]:
     """
     What stands in a module by a name of its own, as ``module:name``. Functions and classes only use it.
     """
     return {
-        f"{module.__name__}:{name}": value
-        for name, value in vars(module).items()
-        if not name.startswith("__") and not issubclass(type(value), (types.ModuleType, types.FunctionType, type))
+        f"{name}:{variable}": value
+        for variable, value in list(peek.stored(module))
+        if not variable.startswith("__") and not peek.is_a(value, types.ModuleType, types.FunctionType, type)
     }
 
 
 def gather(
     patient: Patient, name: str, others: Mapping[str, Any], *, imported: bool
-) -> tuple[tuple[Subject, ...], tuple[Found, ...]]:
+) -> tuple[tuple[Subject, ...], tuple[Found, ...], tuple[Found, ...]]:
     """
     Everything to ask rules about, each thing once, under the shortest name that the application has for it.
 
@@ -133,7 +134,8 @@ def gather(
         imported: They are as the import has left them.
 
     Returns:
-        The subjects, and the `Rebuildable` objects that have made nothing yet, about which nothing can be said.
+        The subjects; the `Rebuildable` objects that have made nothing yet, about which nothing can be said; and what was
+        not looked into, or not all of it.
     """
     found = [other for name, thing in others.items() for other in reached(thing, name)]
     found += [other for watched in patient.checks for other in (*watched.probing, *watched.healing)]
@@ -148,7 +150,7 @@ def gather(
             asked = (kind, IMPORTED) if imported and other.owner is None else (kind,)
             subjects += [Subject(each, other.thing, other.name, kind.name) for each in asked]
     unbuilt = [other for other in named if REBUILDABLE.has(other.thing) and other.thing.generation == 0]
-    return tuple(subjects), tuple(unbuilt)
+    return tuple(subjects), tuple(unbuilt), _by_shortest_name(other for other in found if other.hidden)
 
 
 def _by_shortest_name(found: Iterable[Found]) -> tuple[Found, ...]:

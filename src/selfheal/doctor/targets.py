@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import os
 import sys
 import types
 
 from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
+from selfheal.doctor import peek
 from selfheal.errors import ConfigError
 from selfheal.healer import Healer
+
+
+#: Characters of the text of an error.
+TEXT_MAX: Final = 1000
 
 
 class Target(NamedTuple):
@@ -24,7 +28,7 @@ class Target(NamedTuple):
     """
 
     name: str
-    module: types.ModuleType
+    module: Any
     thing: Any
 
 
@@ -41,11 +45,8 @@ def find(spelled: str) -> Target:
         raise ConfigError(msg)
     module = thing = _imported(name)
     for attribute in path.split("."):
-        try:
+        with telling(f"{spelled} could not be looked up"):
             thing = getattr(thing, attribute)
-        except AttributeError as exc:
-            msg = f"{spelled}: {exc}"
-            raise ConfigError(msg) from exc
     return Target(spelled, module, thing)
 
 
@@ -57,15 +58,15 @@ def healer_of(target: Target) -> Healer:
         ConfigError: If it is neither.
     """
     thing = target.thing
-    if callable(thing) and not isinstance(thing, Healer):
+    if callable(thing) and not peek.is_a(thing, Healer):
         with telling(f"{target.name}() failed"), contextlib.redirect_stdout(sys.stderr):
             thing = thing()
-    if not isinstance(thing, Healer):
-        if inspect.iscoroutine(thing):
-            thing.close()
-        msg = f"{target.name}: {type(thing).__name__} is no Healer, and no function that returns one"
+    if not peek.is_a(thing, Healer):
+        if peek.is_a(thing, types.CoroutineType):
+            cast("types.CoroutineType[Any, Any, Any]", thing).close()
+        msg = f"{target.name}: {peek.kind_of(thing)} is no Healer, and no function that returns one"
         raise ConfigError(msg)
-    return thing
+    return cast("Healer", thing)
 
 
 def _imported(name: str) -> Any:
@@ -84,10 +85,19 @@ def telling(what: str) -> Generator[None]:
     """
     try:
         yield
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
         where = exc.__traceback__
         while where is not None and where.tb_next is not None:
             where = where.tb_next
-        place = f" ({where.tb_frame.f_code.co_filename}:{where.tb_lineno})" if where is not None else ""
-        msg = f"{what}: {type(exc).__name__}: {exc}{place}"
+        here = where is None or where.tb_frame.f_code.co_filename == __file__
+        place = "" if where is None or here else f" ({where.tb_frame.f_code.co_filename}:{where.tb_lineno})"
+        msg = f"{what}: {peek.kind_of(exc)}{_text(exc)}{place}"
         raise ConfigError(msg) from exc
+
+
+def _text(error: BaseException) -> str:
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:  # noqa: BLE001 - an error of the application that cannot even be told
+        return ""
+    return f": {text[:TEXT_MAX]}" if text else ""

@@ -6,16 +6,17 @@ Nothing is called on the way, no property is read, and no more than `THINGS_MAX`
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import sys
 import types
 
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, cast
+from collections.abc import Iterator
+from typing import Any, Final
 
 import attrs
 
+from selfheal.doctor import peek
 from selfheal.doctor.kinds import REBUILDABLE, is_end
 
 
@@ -48,11 +49,13 @@ class Found:
         thing: The object.
         name: For people.
         owner: The `Rebuildable` that makes it, or `None`.
+        hidden: Why not all that it holds was looked at; else nothing.
     """
 
     thing: Any
     name: str
     owner: Any = None
+    hidden: str = ""
 
 
 def reached(thing: object, name: str, *, owner: object = None) -> tuple[Found, ...]:
@@ -63,60 +66,57 @@ def reached(thing: object, name: str, *, owner: object = None) -> tuple[Found, .
     """
     waiting = deque([(Found(thing, name, owner), 0)])
     seen: dict[int, Found] = {}
-    while waiting and len(seen) < THINGS_MAX:
+    while waiting:
         found, depth = waiting.popleft()
-        if id(found.thing) in seen or _is(found.thing, *_PLAIN):
+        if id(found.thing) in seen or peek.is_a(found.thing, *_PLAIN):
             continue
+        if len(seen) == THINGS_MAX:
+            seen[id(thing)] = attrs.evolve(seen[id(thing)], hidden=f"it leads to more than {THINGS_MAX} objects")
+            break
         seen[id(found.thing)] = found
         if depth < DEPTH_MAX and not is_end(found.thing):
+            held, hidden = _looked_into(found)
+            if hidden:
+                seen[id(found.thing)] = attrs.evolve(found, hidden=hidden)
             inner = found.thing if REBUILDABLE.has(found.thing) else found.owner
-            waiting.extend((Found(held, name, inner), depth + 1) for name, held in _held(found))
+            waiting.extend((Found(each, name, inner), depth + 1) for name, each in held)
     return tuple(seen.values())
 
 
-def _held(found: Found) -> Iterator[tuple[str, Any]]:
+def _looked_into(found: Found) -> tuple[list[tuple[str, Any]], str]:
     """
-    What an object holds, by name.
+    What an object holds, by name, and why that is not all of it.
     """
-    thing, name = found.thing, found.name
-    if _is(thing, types.FunctionType):
+    held: list[tuple[str, Any]] = []
+    try:
+        contents, size = peek.contents(found.thing, MEMBERS_MAX)
+        held += [(f"{found.name}[{key!r}]" if _is_plain(key) else found.name, value) for key, value in contents]
+        held.extend(_held(found.thing, found.name))
+    except Exception as exc:  # noqa: BLE001 - one strange object must not hide the others
+        return held, f"looking into it raised {peek.kind_of(exc)}"
+    if size > MEMBERS_MAX and not all(peek.is_a(value, *_PLAIN) for _, value in contents):
+        return held, f"it has {size} members, of which {MEMBERS_MAX} were looked at"
+    return held, ""
+
+
+def _held(thing: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if peek.is_a(thing, types.FunctionType):
         yield from _held_by_function(thing, name)
-    elif _is(thing, types.MethodType):
+    elif peek.is_a(thing, types.MethodType):
         yield from ((name, thing.__self__), (name, thing.__func__))
-    elif _is(thing, dict, types.MappingProxyType):
-        items = list(cast("dict[Any, Any]", thing).items())[:MEMBERS_MAX]
-        yield from ((f"{name}[{key!r}]" if _is_plain(key) else name, value) for key, value in items)
-    elif _is(thing, list, tuple, set, frozenset, deque):
-        yield from ((name, member) for member in list(cast("list[Any]", thing))[:MEMBERS_MAX])
-    for attribute, value in _stored(thing):
+    elif peek.is_a(thing, types.MappingProxyType):
+        yield from ((name, mapping) for mapping in gc.get_referents(thing))
+    package = peek.package_of(thing)
+    if package in sys.stdlib_module_names and package not in _HOLDERS:
+        return
+    for attribute, value in list(peek.stored(thing)):
         if not attribute.startswith("__"):
-            yield (name if attribute in _INSIDE else f"{name}.{attribute.lstrip('_')}"), value
+            yield (name if attribute in _INSIDE or not attribute else f"{name}.{attribute.lstrip('_')}"), value
 
 
 def _is_plain(key: object) -> bool:
     # A key may be an address with a password in it.
     return type(key) is str and key.replace("_", "").replace("-", "").isalnum()
-
-
-def _stored(thing: Any) -> Iterator[tuple[str, Any]]:
-    """
-    What is stored in an object, under which names.
-    """
-    module = type(thing).__module__.partition(".")[0]
-    if module in sys.stdlib_module_names and module not in _HOLDERS:
-        return
-    with contextlib.suppress(AttributeError):  # it may have slots only
-        yield from list(object.__getattribute__(thing, "__dict__").items())
-    for owner in type(thing).__mro__:
-        for name, descriptor in vars(owner).items():
-            if isinstance(descriptor, types.MemberDescriptorType):
-                with contextlib.suppress(AttributeError):  # nothing is stored in this slot
-                    yield name, descriptor.__get__(thing, owner)
-
-
-def _is(thing: object, *kinds: type) -> bool:
-    # Not isinstance, which also asks a proxy what it stands for: that is a call, and fails outside of a request.
-    return issubclass(type(thing), kinds)
 
 
 def _held_by_function(function: types.FunctionType, name: str) -> Iterator[tuple[str, Any]]:
@@ -125,28 +125,30 @@ def _held_by_function(function: types.FunctionType, name: str) -> Iterator[tuple
             yield f"{name}.{variable}", cell.cell_contents
         except ValueError:
             continue  # not assigned yet
-    yield name, [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    module = str(function.__globals__.get("__name__", ""))
-    if module.partition(".")[0] not in _FOREIGN:
+    yield from ((name, defaults) for defaults in (function.__defaults__, function.__kwdefaults__))
+    module: object = peek.DICT.get(function.__globals__, "__name__")
+    if type(module) is str and module.partition(".")[0] not in _FOREIGN:
         yield from _globals(module, function.__globals__, _names(function.__code__))
 
 
-def _globals(module: str, variables: Mapping[str, Any], names: frozenset[str]) -> Iterator[tuple[str, Any]]:
+def _globals(module: str, variables: dict[str, Any], names: frozenset[str]) -> Iterator[tuple[str, Any]]:
     """
     Those variables of a module that a function names, and what it may read from modules of the application.
     """
-    for name in sorted(names & variables.keys()):
-        value = variables[name]
-        if not _is(value, types.ModuleType):
+    for name in sorted(names & peek.DICT.keys(variables)):
+        value: Any = peek.DICT.get(variables, name)
+        if not peek.is_a(value, types.ModuleType):
             yield f"{module}:{name}", value
-        elif value.__name__.partition(".")[0] not in _FOREIGN:
-            inner: dict[str, Any] = vars(cast("types.ModuleType", value))
-            yield from ((f"{value.__name__}:{other}", inner[other]) for other in sorted(names & inner.keys()))
+            continue
+        inner = peek.variables_of(value)
+        other = inner.get("__name__")
+        if type(other) is str and other.partition(".")[0] not in _FOREIGN:
+            yield from ((f"{other}:{each}", inner[each]) for each in sorted(names & inner.keys()))
 
 
 def _names(code: types.CodeType) -> frozenset[str]:
     """
     The global names that a function, and what is written inside it, may use.
     """
-    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    inner = [_names(constant) for constant in code.co_consts if type(constant) is types.CodeType]
     return frozenset(code.co_names).union(*inner)

@@ -4,14 +4,18 @@ Healers: what cannot work for their checks together.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import Final
+import functools
+import inspect
+import types
 
+from collections import defaultdict
+from typing import Any, Final
+
+from selfheal.doctor import peek
 from selfheal.doctor.findings import Rule, Severity, Sign, Signs, rule
-from selfheal.doctor.kinds import HEALER, REBUILDABLE, client_kind
+from selfheal.doctor.kinds import HEALER, POOLED_HEALTH, REBUILDABLE, client_kind
 from selfheal.doctor.rules.checks import longest, too_narrow
 from selfheal.doctor.subjects import Patient
-from selfheal.resources.steps import is_async
 
 
 @rule(
@@ -44,12 +48,23 @@ def forbidden(patient: Patient) -> Signs:
 def few_threads(patient: Patient) -> Signs:
     """There are fewer threads than probes."""
     probes = [watched.check.probe for watched in patient.checks]
-    sync = sum(not is_async(probe) and not getattr(probe, "is_async", False) for probe in probes if probe is not None)
+    sync = sum(not _is_async(probe) for probe in probes if probe is not None)
     if patient.settings.max_threads < sync:
         yield Sign(
             f"max_threads is {patient.settings.max_threads}, and {sync} probes need one each",
             f"Set max_threads={2 * sync} or more: actions need some as well.",
         )
+
+
+def _is_async(probe: Any) -> bool:
+    """
+    Whether calling it gives a coroutine, as far as one can see without asking it.
+    """
+    if POOLED_HEALTH.has(probe):
+        return bool(probe.is_async)
+    if not peek.is_a(probe, types.FunctionType, types.MethodType, functools.partial):
+        probe = peek.of_class(probe, "__call__")
+    return inspect.iscoroutinefunction(probe)
 
 
 @rule(
@@ -69,7 +84,7 @@ def two_healers_of_one(patient: Patient) -> Signs:
             is_client = client_kind(found.thing) is not None and found.owner is None
             if is_client or REBUILDABLE.has(found.thing):
                 owners[id(found.thing)].setdefault(watched.check.resource, watched.check.name)
-                kept.setdefault(id(found.thing), type(found.thing).__name__)
+                kept.setdefault(id(found.thing), peek.kind_of(found.thing))
     for key, by_resource in owners.items():
         if len(by_resource) > 1:
             resource = next(iter(by_resource))

@@ -8,6 +8,7 @@ import math
 
 from typing import Any, Final
 
+from selfheal.doctor import peek
 from selfheal.doctor.findings import Rule, Severity, Sign, Signs, rule
 from selfheal.doctor.kinds import AIOHTTP_SESSION, HTTPX_CLIENT, loaded
 from selfheal.doctor.rules.versions import older
@@ -55,7 +56,7 @@ def no_timeout(client: Any) -> Signs:
 def leaky_version(client: Any) -> Signs:
     """Its pool shrinks with each cancellation."""
     version = older("httpx", _FIXED)
-    if version and issubclass(type(client), loaded("httpx:AsyncClient")):
+    if version and peek.is_a(client, *loaded("httpx:AsyncClient")):
         yield Sign(
             f"httpx is {version}, whose async pool leaks when a request is cancelled",
             "Use httpx2.AsyncClient, which has the same interface.",

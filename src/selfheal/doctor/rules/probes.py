@@ -10,6 +10,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
+from selfheal.doctor import peek
 from selfheal.doctor.findings import Rule, Severity, Sign, Signs, rule
 from selfheal.doctor.kinds import (
     AIOHTTP_SESSION,
@@ -46,19 +47,17 @@ def _retries(thing: Any) -> str:
     """
     What in it tries again, or nothing.
     """
-    if issubclass(type(thing), types.FunctionType) and hasattr(thing, "__wrapped__"):
+    if peek.is_a(thing, types.FunctionType) and hasattr(thing, "__wrapped__"):
         library = str(thing.__globals__.get("__name__")).partition(".")[0]
         if library in _RETRYING:
             return f"it calls {thing.__name__}(), which {library} calls again when it fails"
-    if issubclass(
-        type(thing), loaded("tenacity:BaseRetrying", "stamina:RetryingCaller", "stamina:AsyncRetryingCaller")
-    ):
-        return f"it uses a {type(thing).__name__}"
+    if peek.is_a(thing, *loaded("tenacity:BaseRetrying", "stamina:RetryingCaller", "stamina:AsyncRetryingCaller")):
+        return f"it uses a {peek.kind_of(thing)}"
     if REDIS_POOL.has(thing) and redis.retries(thing):
         return f"it goes through a redis client that tries {redis.retries(thing)} times more"
-    if issubclass(type(thing), loaded("urllib3:PoolManager")) and _again(thing.connection_pool_kw.get("retries")):
+    if peek.is_a(thing, *loaded("urllib3:PoolManager")) and _again(thing.connection_pool_kw.get("retries")):
         return "it goes through a urllib3 client that tries again"
-    if issubclass(type(thing), loaded("requests:Session")) and any(
+    if peek.is_a(thing, *loaded("requests:Session")) and any(
         _again(adapter.max_retries) for adapter in thing.adapters.values()
     ):
         return "it goes through a requests session that tries again"

@@ -8,6 +8,7 @@ import inspect
 
 from typing import Any, Final
 
+from selfheal.doctor import peek
 from selfheal.doctor.findings import Rule, Severity, Sign, Signs, rule
 from selfheal.doctor.kinds import REDIS_POOL, loaded
 
@@ -103,7 +104,7 @@ def no_connect_timeout(pool: Any) -> Signs:
 def waits_for_ever(pool: Any) -> Signs:
     """Callers wait for a connection for ever."""
     blocking = loaded("redis:BlockingConnectionPool", "redis.asyncio:BlockingConnectionPool")
-    if issubclass(type(pool), blocking) and pool.timeout is None:
+    if peek.is_a(pool, *blocking) and pool.timeout is None:
         yield Sign("waiting for a connection has no time limit", "Pass BlockingConnectionPool(timeout=5).")
 
 
