@@ -5,8 +5,11 @@ The command of the doctor: what it looks at, what it refuses, and how it ends.
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
+import shlex
+import subprocess
 import sys
 import textwrap
 
@@ -152,16 +155,43 @@ def test_an_attribute_that_cannot_be_had_is_said(module, capsys, path):
     assert f"{name}:{path} could not be looked up: " in capsys.readouterr().err
 
 
-def test_what_the_application_prints_stays_out_of_the_report(module, capsys):
+def test_what_the_application_prints_stays_out_of_the_report(module, capfd):
     """
-    JSON is all there is on stdout, whatever the import prints.
+    JSON is all there is on stdout, whoever prints: the import, a child process of it, the function, or a factory.
     """
-    name = module(HEALER + "    print('hello')\n")
+    name = module("""
+        import os, subprocess, sys, threading
+        from selfheal import Healer, HealthCheck, Rebuildable
 
-    assert 0 == main(["doctor", f"{name}:healer", "--json"])
-    said = capsys.readouterr()
-    assert ["SH701"] == [found["code"] for found in json.loads(said.out)["findings"]]
-    assert "hello\n" == said.err
+        print("import")
+        os.write(1, b"descriptor\\n")
+        subprocess.run(["echo", "child"], check=True)
+        sys.__stdout__.write("buffered\\n")
+        box = Rebuildable(lambda: os.write(1, b"factory\\n"), close=lambda made: os.write(1, b"closed\\n"))
+
+        def make():
+            print("function")
+            sys.stdout = None
+            return Healer([HealthCheck(lambda: box.current, name="db")])
+    """)
+
+    assert 0 == main(["doctor", f"{name}:make", "--json", "--build"])
+    os.write(1, b"after")
+    said = capfd.readouterr()
+    assert ["SH701"] == [found["code"] for found in json.loads(said.out.removesuffix("after"))["findings"]]
+    words = {"import", "descriptor", "child", "buffered", "function", "factory", "closed"}
+    assert words == set(said.err.split())
+    assert said.out.endswith("after")
+
+
+def test_nothing_is_put_where_stdout_was_closed(module):
+    """
+    A program without stdout is looked at all the same.
+    """
+    command = [sys.executable, "-m", "selfheal", "doctor", f"{module(HEALER)}:healer"]
+    done = subprocess.run(["sh", "-c", f"{shlex.join(command)} >&-"], capture_output=True, text=True, check=False)
+
+    assert (0, "") == (done.returncode, done.stderr)
 
 
 def test_nothing_but_the_import_and_the_function_runs(module):

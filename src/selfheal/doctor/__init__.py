@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from selfheal.doctor import stdout
 from selfheal.doctor.audit import Audit, audit
 from selfheal.doctor.building import built
 from selfheal.doctor.catalogue import RULES
@@ -59,7 +60,8 @@ def main(
         print(rules_as_table())
         return _CLEAN
     try:
-        done = _look(target, also, ignore, build=build)
+        with stdout.kept_clean():  # what an application prints must not stand in the middle of the report
+            done = _look(target, also, ignore, build=build)
     except ConfigError as exc:
         print(f"python -m selfheal doctor: {exc}", file=sys.stderr)
         return _BLIND

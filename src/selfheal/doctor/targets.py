@@ -59,7 +59,7 @@ def healer_of(target: Target) -> Healer:
     """
     thing = target.thing
     if callable(thing) and not peek.is_a(thing, Healer):
-        with telling(f"{target.name}() failed"), contextlib.redirect_stdout(sys.stderr):
+        with telling(f"{target.name}() failed"):
             thing = thing()
     if not peek.is_a(thing, Healer):
         if peek.is_a(thing, types.CoroutineType):
@@ -73,8 +73,7 @@ def _imported(name: str) -> Any:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
-    # What an application prints when it is imported must not stand in the middle of a report.
-    with telling(f"{name} could not be imported"), contextlib.redirect_stdout(sys.stderr):
+    with telling(f"{name} could not be imported"):
         return importlib.import_module(name)
 
 
