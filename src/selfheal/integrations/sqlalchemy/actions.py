@@ -53,7 +53,7 @@ class EngineAction(PooledAction):
 @attrs.frozen(repr=False)
 class RotateEngine(EngineAction):
     """
-    Replace every connection when it is taken next; none is cut while it is used.
+    Replace every connection when it is taken or comes back; none is cut while it is used.
 
     Against ``read_only``: after a failover, or when a router points elsewhere.
     The limits of the pool hold all the time, and it costs nobody an error.

@@ -4,6 +4,7 @@ How an engine's connections are replaced, all of them, so that none is cut while
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 
@@ -17,10 +18,12 @@ _CLOSING: Final = 2.0
 
 def rotate(pool: Any) -> None:
     """
-    Let a pool replace every connection that was begun before now, when it is taken next: before the application's
-    listeners and ``pool_pre_ping`` see it.
+    Begin a new generation: the pool closes each connection begun before now when it comes back, and replaces those
+    that it has when they are taken next, before the application's listeners and ``pool_pre_ping`` see them.
     """
+    # SQLAlchemy's own stamp: the time at which a connection was begun, beside that of the latest invalidation.
     pool._invalidate(None, _checkin=False)
+    _close_what_returns(pool, lambda record: bool(record.starttime < pool._invalidate_time))
 
 
 def renew(looked: LookedAt) -> None:
@@ -30,7 +33,7 @@ def renew(looked: LookedAt) -> None:
     """
     old, idle = looked.engine.pool, looked.leases.idle()
     rotate(old)
-    _retire(old)
+    _close_what_returns(old, lambda _: True)  # also what somebody makes who still waits in its queue
     looked.engine.dispose(close=False)
 
     def cut() -> None:
@@ -41,18 +44,19 @@ def renew(looked: LookedAt) -> None:
     looked.io.behind(old.dispose, _CLOSING, cut)
 
 
-def _retire(pool: Any) -> None:
-    keep = pool._do_return_conn
+def _close_what_returns(pool: Any, is_old: Callable[[Any], bool]) -> None:
+    keep = type(pool)._do_return_conn
 
-    def close(record: Any) -> None:
+    def give_back(record: Any) -> None:
         # No listener to ``checkin`` does this: those of the application that come after it still use the connection.
         try:
-            # Nobody waits for the goodbye of a server that may be dead.
-            terminate = getattr(record.driver_connection, "terminate", None)
-            if terminate is not None:
-                terminate()
-            record.invalidate()
+            if record.dbapi_connection is not None and is_old(record):
+                # Nobody waits for the goodbye of a server that may be dead.
+                terminate = getattr(record.driver_connection, "terminate", None)
+                if terminate is not None:
+                    terminate()
+                record.invalidate()
         finally:
-            keep(record)
+            keep(pool, record)
 
-    pool._do_return_conn = close
+    pool._do_return_conn = give_back
