@@ -4,6 +4,8 @@ Where a router points to, what moves it, and what never does.
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import itertools
 import math
 import os
@@ -108,13 +110,24 @@ def test_a_router_starts_at_its_primary(router: Router[str]) -> None:
     ("options", "said"),
     [
         ({"targets": {"a": 1}}, "two at least"),
+        ({"targets": {}}, "two at least"),
+        ({"targets": None}, "must be a mapping"),
+        ({"targets": ["a", "b"]}, "must be a mapping"),
+        ({"targets": {1: 1, 2: 2}}, "target 1"),
         ({"targets": {"a": 1, "B b": 2}}, "B b"),
         ({"primary": "z"}, "none of its targets"),
+        ({"primary": []}, "none of its targets"),
         ({"role": None}, "cannot be called"),
         ({"failback": "never"}, "'auto' or 'manual'"),
+        ({"failback": []}, "'auto' or 'manual'"),
         ({"min_dwell": -1}, "0 or more"),
         ({"min_dwell": math.inf}, "finite"),
+        ({"min_dwell": math.nan}, "is not a time"),
+        ({"min_dwell": "soon"}, "is not a time"),
         ({"role_timeout": 0}, "greater than 0"),
+        ({"role_timeout": -1}, "greater than 0"),
+        ({"role_timeout": math.nan}, "is not a time"),
+        ({"role_timeout": None}, "is not a time"),
         ({"name": "No Name"}, "No Name"),
     ],
 )
@@ -134,7 +147,11 @@ def test_answers_are_told_without_the_text_of_errors(router: Router[str]) -> Non
     assert "a: writable, b: read-only, c: no answer (OSError)" == router.told(router.ask())
 
 
-@pytest.mark.parametrize("said", ["master", True, None, ("primary", "1")])
+@pytest.mark.parametrize(
+    "said",
+    ["master", True, None, [], {}, 10, b"primary", ("primary",), ("primary", 1, 2), (["primary"], 1)]
+    + [("primary", generation) for generation in ("1", 1.5, math.nan, -1, True)],
+)
 def test_a_role_that_is_none_is_no_answer(said: object, servers: Servers, router: Router[str]) -> None:
     """
     Whatever is neither 'primary' nor 'standby' makes a target useless, never writable.
@@ -142,6 +159,73 @@ def test_a_role_that_is_none_is_no_answer(said: object, servers: Servers, router
     servers.now["b"] = said
     answer = router.ask()["b"]
     assert (False, ConfigError) == (answer.writable, type(answer.error))
+
+
+class Bomb(BaseException):
+    """What is no Exception."""
+
+
+@pytest.mark.parametrize("is_virtual", [True, False])
+@pytest.mark.parametrize("error", [Bomb, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_what_is_no_exception_reaches_whoever_asks(
+    servers: Servers, clock: VirtualClock, error: type[BaseException], is_virtual: bool
+) -> None:
+    """
+    A role that wants to end the program is heard at once, not as a target that is late.
+    """
+
+    def role(target: str) -> str:
+        if target == "a":
+            raise error
+        return "primary"
+
+    router = made(servers, clock if is_virtual else None, role=role, role_timeout=5)
+    for ask in (router.ask, router.settle):
+        with pytest.raises(error):
+            ask()
+    assert {"a": 0, "b": 0, "c": 0} == router._roles._unanswered
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_what_is_no_exception_reaches_whoever_awaits(backend: Any, servers: Servers, clock: VirtualClock) -> None:
+    """
+    On either loop it is raised where the question was asked, and harms no other task.
+    """
+
+    async def role(target: str) -> str:
+        if target == "a":
+            raise Bomb
+        return "primary"
+
+    router = made(servers, clock, role=role, role_timeout=5)
+
+    async def main() -> None:
+        with pytest.raises(Bomb):
+            await router.aask()
+        assert 0 == clock.now()
+
+    clock.run(main, backend=backend)
+    assert {"a": 0, "b": 0, "c": 0} == router._roles._unanswered
+
+
+def test_a_role_that_cancels_itself_is_no_answer(servers: Servers, clock: VirtualClock) -> None:
+    """
+    A cancellation that nobody asked for is a target that is of no use, known at once.
+    """
+
+    async def role(target: str) -> str:
+        if target == "a":
+            raise asyncio.CancelledError
+        return "primary"
+
+    router = made(servers, clock, role=role, role_timeout=5)
+
+    async def main() -> None:
+        answers = await router.aask()
+        assert "a: no answer (TimeoutError), b: writable, c: writable" == router.told(answers)
+        assert 0 == clock.now()
+
+    clock.run(main, backend="asyncio")
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -206,6 +290,35 @@ def test_questions_without_an_answer_are_bounded(servers: Servers, eventually: C
     finally:
         hang.set()
     assert eventually(lambda: router.ask()["a"].writable)
+
+
+def test_questions_are_bounded_however_many_ask(servers: Servers) -> None:
+    """
+    Callers that ask at the same moment hold no more threads together than one after the other.
+    """
+    hang, together, running = threading.Event(), threading.Barrier(20), []
+
+    def role(target: str) -> str:
+        running.append(target)
+        hang.wait()
+        return "primary"
+
+    router = made(servers, None, role=role, role_timeout=0.1)
+
+    def ask() -> None:
+        together.wait()
+        for _ in range(3):
+            router.ask()
+
+    callers = [threading.Thread(target=ask) for _ in range(together.parties)]
+    try:
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert dict.fromkeys("abc", QUESTIONS) == dict(collections.Counter(running))
+    finally:
+        hang.set()
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -64,8 +64,8 @@ class Router(Generic[T]):
         targets: By name, in order of preference. The names are metric labels.
         primary: The one to use while all is well, and to fail back to.
         role: Called with a target, sync or async: returns ``"primary"`` if it can be written to, ``"standby"`` if it
-            cannot, and raises if it does not answer. It may return a tuple of that and a generation, a whole number
-            that grows with every promotion, such as PostgreSQL's timeline: a server of an older generation than the
+            cannot, and raises if it does not answer. It may return a tuple of that and a generation, a whole
+            number of 0 or more that grows with every promotion, such as PostgreSQL's timeline: a server of an older generation than the
             one in use has been left behind, and is never switched to.
         min_dwell: Seconds to stay after a switch, at least.
         failback: "auto": back to the primary once it has been well for a whole probation. "manual": not before
@@ -98,7 +98,7 @@ class Router(Generic[T]):
         clock: Clock | None = None,
     ) -> None:
         self.name: Final = require_name(name)
-        self.targets: Final[Mapping[str, T]] = MappingProxyType({require_name(key): targets[key] for key in targets})
+        self.targets: Final[Mapping[str, T]] = MappingProxyType(_named(targets))
         self.primary: Final = primary
         self.min_dwell: Final = seconds(min_dwell)
         _validate(self, role, failback, seconds(role_timeout))
@@ -362,6 +362,13 @@ def _may_switch(result: CheckResult) -> bool:
     return result.fault is not None and result.fault.kind in SWITCH_KINDS
 
 
+def _named(targets: object) -> dict[str, Any]:
+    if not isinstance(targets, Mapping):
+        msg = f"targets={targets!r}: must be a mapping of two names at least, as in {{'a': dsn_a, 'b': dsn_b}}."
+        raise ConfigError(msg)
+    return {require_name(name, "target"): target for name, target in cast("Mapping[object, Any]", targets).items()}
+
+
 def _validate(router: Router[Any], role: object, failback: object, role_timeout: float) -> None:
     """
     Say what cannot work.
@@ -370,11 +377,11 @@ def _validate(router: Router[Any], role: object, failback: object, role_timeout:
     problem = None
     if len(router.targets) < 2:
         problem = f"targets has {targets or 'nothing'}: give two at least."
-    elif router.primary not in router.targets:
+    elif router.primary not in tuple(router.targets):
         problem = f"primary={router.primary!r} is none of its targets: {targets}."
     elif not callable(role):
         problem = f"role={role!r} cannot be called. Give a function of a target."
-    elif failback not in {"auto", "manual"}:
+    elif failback not in ("auto", "manual"):
         problem = f"failback={failback!r}: must be 'auto' or 'manual'."
     elif not 0 <= router.min_dwell < math.inf:
         problem = f"min_dwell={router.min_dwell:g}: must be a finite number of seconds, 0 or more."

@@ -81,6 +81,8 @@ class Roles:
     def ask(self, names: Iterable[str]) -> Plan[dict[str, Answer]]:
         """
         Ask them all at once; no later than ``timeout`` seconds after there is an answer for each.
+
+        What a role raises that is no `Exception` is raised again here.
         """
         round_ = _Round(tuple(names))
         try:
@@ -89,57 +91,90 @@ class Roles:
             yield Wait(round_.done, self.timeout)
         finally:
             round_.cancel()
+        if round_.raised is not None:
+            raise round_.raised
         late = Answer(False, self._clock.now(), TimeoutError(f"no answer within {self.timeout:g} s"))
         return {name: round_.answers.get(name, late) for name in round_.names}
 
     def _begin(self, name: str, round_: _Round) -> None:
-        if self._unanswered[name] >= QUESTIONS:
-            round_.take(name, self._failed(TimeoutError(f"{QUESTIONS} earlier questions are not answered yet")))
-            return
         try:
             if self.is_async:
                 round_.cancels.append(running().spawn(functools.partial(self._ask_on_loop, name, round_)))
-            elif self._clock.virtual:
-                self._ask_here(name, round_)
-            else:
-                run = functools.partial(contextvars.Context().run, self._ask_here, name, round_)
-                threading.Thread(target=run, name=f"selfheal-role-{name}", daemon=True).start()
-        except RuntimeError as exc:  # no thread to be had, or no loop
+            elif self._reserved(name, round_):
+                self._launch(functools.partial(self._ask_here, name, round_), name)
+        except RuntimeError as exc:  # no loop
             round_.take(name, self._failed(exc))
 
+    def _reserved(self, name: str, round_: _Round) -> bool:
+        """
+        Whether *name* may be asked; if not, that is its answer.
+        """
+        with self._lock:
+            is_free = self._unanswered[name] < QUESTIONS
+            self._unanswered[name] += is_free
+        if not is_free:
+            round_.take(name, self._failed(TimeoutError(f"{QUESTIONS} earlier questions are not answered yet")))
+        return is_free
+
+    def _launch(self, ask: Callable[[], None], name: str) -> None:
+        if self._clock.virtual:
+            ask()
+            return
+        run = functools.partial(contextvars.Context().run, ask)
+        try:
+            threading.Thread(target=run, name=f"selfheal-role-{name}", daemon=True).start()
+        except RuntimeError:  # no thread to be had
+            self._release(name)
+            raise
+
     def _ask_here(self, name: str, round_: _Round) -> None:
-        self._count(name, 1)
+        answer: Answer | BaseException
         try:
             answer = self._understood(call(functools.partial(self._role, self._targets[name])))
         except Exception as exc:  # noqa: BLE001 - whatever a role raises says that the target is of no use
             answer = self._failed(exc)
-        finally:
-            self._count(name, -1)
+        except BaseException as exc:  # noqa: BLE001 - handed over to whoever asks
+            answer = exc
+        self._release(name)
         round_.take(name, answer)
 
     async def _ask_on_loop(self, name: str, round_: _Round) -> None:
-        self._count(name, 1)
+        import anyio
+
+        if not self._reserved(name, round_):
+            return
+        answer: Answer | BaseException = self._failed(TimeoutError("it was cancelled"))
         try:
             answer = self._understood(await acall(functools.partial(self._role, self._targets[name])))
         except Exception as exc:  # noqa: BLE001 - whatever a role raises says that the target is of no use
             answer = self._failed(exc)
+        except (anyio.get_cancelled_exc_class(), GeneratorExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - handed over to whoever asks
+            answer = exc
         finally:
-            self._count(name, -1)
-        round_.take(name, answer)
+            self._release(name)
+            round_.take(name, answer)
 
-    def _count(self, name: str, change: int) -> None:
+    def _release(self, name: str) -> None:
         with self._lock:
-            self._unanswered[name] += change
+            self._unanswered[name] -= 1
 
     def _failed(self, error: Exception) -> Answer:
         return Answer(False, self._clock.now(), error)
 
     def _understood(self, said: object) -> Answer:
-        role, generation = cast("tuple[object, object]", said) if isinstance(said, tuple) else (said, None)
-        if role not in {"primary", "standby"} or not (generation is None or isinstance(generation, int)):
-            msg = f"role answered {said!r}: must be 'primary' or 'standby', or a tuple of that and a whole number."
+        pair = cast("tuple[object, ...]", said) if isinstance(said, tuple) else (said, None)
+        role, generation = pair if len(pair) == 2 else (None, None)
+        is_role = isinstance(role, str) and role in {"primary", "standby"}
+        is_generation = isinstance(generation, int) and not isinstance(generation, bool) and generation >= 0
+        if not is_role or not (generation is None or is_generation):
+            msg = (
+                f"role answered {said!r}: must be 'primary' or 'standby', or a tuple of that and its generation, a whole "
+                "number of 0 or more."
+            )
             raise ConfigError(msg)
-        return Answer(role == "primary", self._clock.now(), None, generation)
+        return Answer(role == "primary", self._clock.now(), None, cast("int | None", generation))
 
 
 class _Round:
@@ -150,12 +185,16 @@ class _Round:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self.answers: dict[str, Answer] = {}
+        self.raised: BaseException | None = None
         self.done = Signal()
         self.cancels: list[Callable[[], None]] = []
 
-    def take(self, name: str, answer: Answer) -> None:
-        self.answers[name] = answer
-        if len(self.answers) == len(self.names):
+    def take(self, name: str, answer: Answer | BaseException) -> None:
+        if isinstance(answer, Answer):
+            self.answers[name] = answer
+        else:
+            self.raised = answer
+        if self.raised is not None or len(self.answers) == len(self.names):
             self.done.set()
 
     def cancel(self) -> None:
