@@ -64,9 +64,9 @@ class Router(Generic[T]):
         targets: By name, in order of preference. The names are metric labels.
         primary: The one to use while all is well, and to fail back to.
         role: Called with a target, sync or async: returns ``"primary"`` if it can be written to, ``"standby"`` if it
-            cannot, and raises if it does not answer. It may return a tuple of that and a generation, a whole
-            number of 0 or more that grows with every promotion, such as PostgreSQL's timeline: a server of an older generation than the
-            one in use has been left behind, and is never switched to.
+            cannot, and raises if it does not answer. It may return a tuple of that and a generation, a whole number of
+            0 or more that grows with every promotion, such as PostgreSQL's timeline: a server of an older generation
+            than the one in use has been left behind, and is never switched to.
         min_dwell: Seconds to stay after a switch, at least.
         failback: "auto": back to the primary once it has been well for a whole probation. "manual": not before
             somebody calls `allow_failback`.
