@@ -19,6 +19,7 @@ import pytest
 from selfheal import ConfigError, Escalate, Healer, HealingPolicy, HealthCheck, RecoveryAction, Unhealthy, names
 from selfheal.model import Event, HealthStatus, HeldKey, HeldPhase
 from selfheal.records import JournalReader, SqliteJournal, tell
+from selfheal.records.owners import presence
 from selfheal.testing import Even, VirtualClock
 
 
@@ -203,8 +204,8 @@ def test_a_living_process_keeps_what_is_its_own(world, tmp_path):
     world.bad = False
     script = """if True:
         import sys
-        from selfheal.records.owners import enter
-        print(enter(sys.argv[1]), flush=True)
+        from selfheal.records.owners import presence
+        print(presence(sys.argv[1]).enter(), flush=True)
         sys.stdin.read()
     """
     other = subprocess.Popen(
@@ -218,6 +219,71 @@ def test_a_living_process_keeps_what_is_its_own(world, tmp_path):
         other.kill()
     world.run(world.healer(), 100)
     assert (1, [HeldPhase.REVERTED]) == (world.reverts, world.phases())
+
+
+def test_healers_of_one_process_leave_one_another_alone(world):
+    """
+    A second healer on the same file takes nothing from one that runs, and writes down its own; so do others afterwards.
+    """
+    other = World(world.path)
+    other.clock, other.bad = world.clock, True
+
+    async def main():
+        async with world.healer():
+            world.bad = True
+            await world.clock.sleep(10)
+            world.bad = False
+            async with other.healer():
+                await world.clock.sleep(10)
+                assert [HeldPhase.APPLIED, HeldPhase.APPLIED] == world.phases()
+
+    world.clock.run(main)
+
+    assert ([], []) == (other.heard(names.HELD_ADOPTED), other.heard(names.HELD_REPORTED))
+    assert (0, 0) == (world.reverts, other.reverts)
+    assert [HeldPhase.APPLIED, HeldPhase.APPLIED] == world.phases()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_a_healer_of_this_process_left_is_found_by_the_next(world, same):
+    """
+    A healer that was stopped answers for nothing: the next one takes over what it knows, and reports the rest.
+    """
+    world.run(world.healer(), 20, bad_after=10)
+    world.bad = False
+    world.events.clear()
+    world.run(world.healer(name="db" if same else "other"), 100)
+
+    assert (same, not same) == (bool(world.heard(names.HELD_ADOPTED)), bool(world.heard(names.HELD_REPORTED)))
+    assert [HeldPhase.REVERTED if same else HeldPhase.APPLIED] == world.phases()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs locks of open files")
+def test_a_process_that_copies_its_own_journal_stays_alive(world):
+    """
+    Opening and closing the files, as a backup does, lets go of nothing.
+    """
+    script = """if True:
+        import sys
+        from selfheal.records.owners import presence
+        number = presence(sys.argv[1]).enter()
+        open(sys.argv[1] + "-owners").close()
+        print(number, flush=True)
+        sys.stdin.read()
+    """
+    path = str(world.path)
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    here = presence(path)
+    mine = here.enter()
+    with other:
+        number = int(other.stdout.readline())
+        assert here.is_alive(number)
+        other.kill()
+    assert not here.is_alive(number)
+    here.leave(mine)
+    assert not here.is_alive(mine)
 
 
 class Leaf(RecoveryAction):
@@ -303,6 +369,29 @@ def test_only_its_owner_may_read_it(world):
     finally:
         os.umask(before)
     assert {0o600} == {stat.S_IMODE(file.stat().st_mode) for file in world.path.parent.iterdir()}
+
+
+def test_a_symbolic_link_leads_to_the_same_journal(world, tmp_path):
+    """
+    The file it leads to is for its owner alone, also if there was none; a damaged one is moved aside where it stands.
+    """
+    folder = tmp_path / "data"
+    folder.mkdir()
+    world.path = tmp_path / "link.db"
+    world.path.symlink_to(folder / "selfheal.db")
+    before = os.umask(0)
+    try:
+        world.run(world.healer(), 20)
+    finally:
+        os.umask(before)
+    assert {0o600} == {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+    (folder / "selfheal.db").write_bytes(b"rubbish" * 2000)
+    world.run(world.healer(), 20)
+
+    assert b"rubbish" * 2000 == (folder / "selfheal.db.corrupt-1").read_bytes()
+    assert world.path.is_symlink()
+    assert [world.path] == [path for path in tmp_path.iterdir() if path != folder]
+    assert 0 < len(JournalReader(world.path).results())
 
 
 def test_old_incidents_and_results_make_room(world):

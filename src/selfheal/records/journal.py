@@ -21,8 +21,8 @@ from selfheal.errors import ConfigError
 from selfheal.model import TIMELINE_LIMIT, Event, Field, HeldChange, HeldKey, HeldPhase
 from selfheal.model.settings import at_least_one, require
 from selfheal.records.reading import JournalReader
-from selfheal.records.schema import guard, refuse_foreign
-from selfheal.records.store import CLOSE, ENTRY, OPEN, RESULT, Statement, Store, is_damage
+from selfheal.records.schema import guard, is_damage, refuse_foreign
+from selfheal.records.store import CLOSE, ENTRY, OPEN, RESULT, Statement, Store, settle
 from selfheal.resources.forks import keep_inherited, reset_in_children
 
 
@@ -86,7 +86,7 @@ class SqliteJournal(JournalReader):
         self.dropped = 0
         #: Why it cannot be written now, or "".
         self.failing = ""
-        self._tell: Tell = _say_nothing
+        self._tell: Tell = lambda _event, _fields: None
         self._to_wall: Callable[[float], float] = float
         self._inline = False
         self._open_changes: dict[HeldKey, HeldPhase] = {}
@@ -104,6 +104,7 @@ class SqliteJournal(JournalReader):
         self._sampled: dict[str, tuple[Field, Field, float]] = {}
         self._thread: threading.Thread | None = None
         self._writing = False
+        self._ended = False
         self._tries = 0
         self._store = Store(
             self.path, max_incidents=self.max_incidents, max_results=self.max_results, wall=SystemClock.wall
@@ -123,9 +124,12 @@ class SqliteJournal(JournalReader):
         As `Journal.start`. Also for another life of the same healer.
         """
         self.reset_after_fork()  # a healer that starts in a child by itself may come before our turn
-        with guard().lock:
+        with guard():
             refuse_foreign(self.path)
         reset_in_children(self)
+        if self._ended:
+            self._ended = False
+            self._store.begin()
         self._tell = tell
         self._inline = clock.virtual
         self._to_wall = lambda at: clock.wall() - clock.now() + at
@@ -178,6 +182,7 @@ class SqliteJournal(JournalReader):
                 self._closing.append(done)
                 self._news.notify_all()
         if ended:
+            self._end()
             done()
 
     def settle(self, number: int) -> bool:
@@ -193,15 +198,12 @@ class SqliteJournal(JournalReader):
         Raises:
             ConfigError: If the journal cannot be written.
         """
-        store = Store(self.path, max_incidents=self.max_incidents, max_results=self.max_results, wall=SystemClock.wall)
-        with guard().lock:
+        with guard():
             try:
-                return store.settle(number)
+                return settle(self.path, number, SystemClock.wall())
             except (sqlite3.Error, OSError) as exc:
                 msg = f"the journal {self.path} cannot be written: {exc}."
                 raise ConfigError(msg) from exc
-            finally:
-                store.close()
 
     def reset_after_fork(self) -> None:
         """
@@ -266,20 +268,30 @@ class SqliteJournal(JournalReader):
         return bool(self._rows or self._marks or self._claims)
 
     def _run(self) -> None:
-        done: list[Callable[[], object]] = []
         well = True
-        while not done:
+        while True:
             with self._news:
                 self._await_work()
-                if self._closing and not (well and self._has_work()):
-                    done, self._closing = self._closing, []
-                    self._thread = None  # what comes from now on starts another
-                    break
-            well = self._round()
-        with guard().lock:
-            self._store.close()
-        for call in done:
-            call()
+                leaving = self._closing and not (well and self._has_work())
+            if not leaving:
+                well = self._round()
+                continue
+            with guard():
+                self._store.close()
+            with self._news:
+                if well and self._has_work():
+                    continue  # it came just now
+                done, self._closing = self._closing, []
+                self._end()
+                self._thread = None  # what comes from now on starts another
+            for call in done:
+                call()
+            return
+
+    def _end(self) -> None:
+        self._store.leave()  # what is in force still is for whoever starts next, and asks for it
+        self._open_changes.clear()
+        self._ended = True
 
     def _await_work(self) -> None:
         """
@@ -305,7 +317,7 @@ class SqliteJournal(JournalReader):
             answers, self._answers = self._answers, []
         self._writing = True
         try:
-            with guard().lock:
+            with guard():
                 self._open()
                 claimed = [self._store.claim(keys) for keys, _ in claims]
                 self._store.write(rows, marks.items())
@@ -373,7 +385,7 @@ class SqliteJournal(JournalReader):
 
     def _failed(self, error: Exception) -> None:
         self._tries += 1
-        with contextlib.suppress(sqlite3.Error, OSError), guard().lock:
+        with contextlib.suppress(sqlite3.Error, OSError), guard():
             if is_damage(error):
                 self._replace(error)
             self._store.close()  # whatever is wrong with it, the next try begins from the path
@@ -384,9 +396,3 @@ class SqliteJournal(JournalReader):
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "sqlite_errorname", "") or type(error).__name__)
-
-
-def _say_nothing(_event: str, _fields: Mapping[str, Field]) -> None:
-    """
-    No healer has started it.
-    """

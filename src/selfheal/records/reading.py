@@ -55,10 +55,12 @@ class JournalReader:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.path.abspath(os.fsdecode(path))  # whoever changes the folder later means the same file
-        if "\0" in self.path or os.path.isdir(self.path):
-            msg = f"{self.path!r} cannot be a journal: give the path of a file."
+        given = os.fsdecode(path)
+        if "\0" in given or os.path.isdir(given or "."):
+            msg = f"{given!r} cannot be a journal: give the path of a file."
             raise ConfigError(msg)
+        # Whoever changes the folder later means the same file; and what stands beside it stands beside the real one.
+        self.path = os.path.realpath(given)
 
     def incidents(
         self, *, since: float | None = None, check: str | None = None, limit: int = INCIDENTS_LIMIT
@@ -126,7 +128,7 @@ class JournalReader:
 
     @contextlib.contextmanager
     def _reading(self) -> Generator[sqlite3.Connection, None, None]:
-        with guard().lock:
+        with guard():
             try:
                 with contextlib.closing(open_to_read(self.path)) as connection:
                     connection.execute("BEGIN")  # one moment for all that is read

@@ -53,45 +53,69 @@ CREATE INDEX held_open ON held (owner) WHERE phase <> 'reverted';
 """
 
 
-#: What every SQLite file begins with.
-_HEAD: Final = b"SQLite format 3\0"
+#: Seconds that a fork waits for the statements that run. Longer only if the disk hangs; then no lock that a child
+#: needs is held: SQLite waits for a disk with the locks of that one connection.
+FORK_WITHIN: Final = 1.0
 
 
 class Guard:
     """
-    Lets no fork happen inside SQLite: its own locks would stay locked in the child.
+    Lets no fork happen inside SQLite: its own locks would stay locked in the child. Statements do not wait for others.
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._forks = 0
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._forks == 0)
+            self._inside += 1
+
+    def __exit__(self, *_exc: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
 
     def before_fork(self) -> None:
         """
-        Wait for the statement that runs.
+        Let no statement begin, and wait for those that run.
         """
-        self.lock.acquire()
+        with self._changed:
+            self._forks += 1
+            self._changed.wait_for(lambda: self._inside <= 0, FORK_WITHIN)
 
     def after_fork(self) -> None:
         """
-        Go on, in the parent and in the child: it is held by the thread that has forked, which is in both.
+        Go on.
         """
-        self.lock.release()
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
+
+
+#: By process: a child has one of its own, from its first moment on.
+_guards: Final[dict[int, Guard]] = {}
+
+
+def guard() -> Guard:
+    """
+    The guard of this process, made when it is needed: importing starts nothing.
+    """
+    _look_at_forks()
+    return _guards.setdefault(os.getpid(), Guard())
 
 
 @functools.cache
-def guard() -> Guard:
-    """
-    The guard of this process, made at the first call: importing starts nothing.
-    """
-    made = Guard()
+def _look_at_forks() -> None:
     if hasattr(os, "register_at_fork"):  # not on Windows
-        os.register_at_fork(before=made.before_fork, after_in_parent=made.after_fork, after_in_child=made.after_fork)
-    return made
+        os.register_at_fork(before=lambda: guard().before_fork(), after_in_parent=lambda: guard().after_fork())
 
 
 def refuse_foreign(path: str) -> None:
     """
-    Let nobody write where something else is; what cannot be read now is for the writer to find out.
+    Let nobody write where something else is; what cannot be read at once is for the writer to find out.
 
     Raises:
         ConfigError: If the file at *path* is neither empty nor a journal of ours.
@@ -99,13 +123,22 @@ def refuse_foreign(path: str) -> None:
     if not os.path.exists(path):
         return
     _require_file(path)
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        head = file.read(len(_HEAD))
-        if head and head != _HEAD and not os.path.exists(f"{path}-owners"):  # a damaged journal of ours has those
+    # Never with open(): when it closes the file, SQLite's own locks on it are lost to all of this process.
+    try:
+        with contextlib.closing(_connect_to_read(path, timeout=0)) as connection:
+            require_ours(connection, path)
+    except sqlite3.Error as exc:
+        if is_damage(exc) and not os.path.exists(f"{path}-owners"):  # a damaged journal of ours has those
             msg = f"{path} is no journal but a file of something else. Give the journal a file of its own."
-            raise ConfigError(msg)
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(_connect_to_read(path)) as connection:
-        require_ours(connection, path)
+            raise ConfigError(msg) from None
+
+
+def is_damage(error: Exception) -> bool:
+    """
+    Whether *error* means that the file itself is broken, so that waiting will not help.
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _require_file(path: str) -> None:
@@ -114,9 +147,9 @@ def _require_file(path: str) -> None:
         raise ConfigError(msg)
 
 
-def _connect_to_read(path: str) -> sqlite3.Connection:
+def _connect_to_read(path: str, *, timeout: float = BUSY_WITHIN) -> sqlite3.Connection:
     uri = f"file:{quote(os.fsencode(path))}?mode=ro"
-    return sqlite3.connect(uri, timeout=BUSY_WITHIN, uri=True, isolation_level=None)
+    return sqlite3.connect(uri, timeout=timeout, uri=True, isolation_level=None)
 
 
 def open_to_read(path: str) -> sqlite3.Connection:
@@ -151,17 +184,25 @@ def open_to_read(path: str) -> sqlite3.Connection:
     return connection
 
 
+def make_file(path: str) -> None:
+    """
+    Make an empty file if there is none: SQLite would make it readable for all.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
+
+
 def open_to_write(path: str) -> sqlite3.Connection:
     """
-    A connection to the journal at *path*, which is made if there is none.
+    A connection to the file at *path*, which becomes a journal if it is empty.
 
     Raises:
         ConfigError: If the file is not ours to write.
-        OSError: If it cannot be made.
         sqlite3.Error: If it cannot be written.
     """
-    with contextlib.suppress(FileExistsError):  # SQLite would make it readable for all
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
     # A transaction begins where we say so; under virtual time several threads use it, one after the other.
     connection = sqlite3.connect(path, timeout=BUSY_WITHIN, isolation_level=None, check_same_thread=False)
     try:

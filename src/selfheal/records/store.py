@@ -12,10 +12,11 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
+from selfheal.errors import ConfigError
 from selfheal.model import HeldChange, HeldKey, HeldPhase
-from selfheal.records.owners import enter, is_alive
+from selfheal.records.owners import presence
 from selfheal.records.reading import changes
-from selfheal.records.schema import open_to_write, transaction
+from selfheal.records.schema import make_file, open_to_write, transaction
 
 
 #: Statements and their parameters; ``:owner`` is filled in, and ``:incident`` for what has a ``number``.
@@ -103,7 +104,7 @@ class Store:
 
     def open(self) -> bool:
         """
-        Open the file if it is not open, or not there any more; whether it is one that does not know this process.
+        Open the file if it is not open, or not there any more; whether it is one that does not know this life.
 
         Raises:
             OSError: If it cannot be made.
@@ -113,11 +114,12 @@ class Store:
         if self._connection is not None and self._is_there():
             return False
         self.close()
-        with contextlib.suppress(FileNotFoundError):  # known already if it turns out to be damaged
-            self._file = os.stat(self._path)
-        self._connection = connection = open_to_write(self._path)
-        self._file = os.stat(self._path)
-        self._owner = enter(self._path)
+        present = presence(self._path)
+        with present.alone():  # while nobody moves it aside
+            make_file(self._path)
+            self._file = os.stat(self._path)  # known already if it turns out to be damaged
+            self._connection = connection = open_to_write(self._path)
+            self._owner = present.enter(self._owner)
         with transaction(connection):
             made = connection.execute(
                 "INSERT OR IGNORE INTO owners VALUES (?, ?, ?, ?)",
@@ -132,6 +134,19 @@ class Store:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    def leave(self) -> None:
+        """
+        This life of the journal ends: what it leaves behind is for whoever starts next.
+        """
+        self.close()
+        presence(self._path).leave(self._owner)
+
+    def begin(self) -> None:
+        """
+        Another life of the journal begins.
+        """
+        self._owner = 0
 
     def write(self, statements: Iterable[Statement], marks: Iterable[tuple[HeldKey, HeldPhase]]) -> None:
         """
@@ -174,7 +189,7 @@ class Store:
         """
         The open changes that nobody alive answers for; those of *keys* are ours from now on, our own included.
 
-        Incidents that a dead process has left open are closed as aborted.
+        Incidents that the dead have left open are closed as aborted.
 
         Raises:
             sqlite3.Error: If it could not be written.
@@ -182,7 +197,8 @@ class Store:
         connection = self._opened()
         with transaction(connection):
             owners = [owner for (owner,) in connection.execute("SELECT id FROM owners").fetchall()]
-            dead = [owner for owner in owners if not is_alive(self._path, owner)]
+            present = presence(self._path)
+            dead = [owner for owner in owners if not present.is_alive(owner)]
             self._bury(connection, dead)
             left = [
                 (change, owner)
@@ -209,18 +225,6 @@ class Store:
                 (owner,),
             )
 
-    def settle(self, number: int) -> bool:
-        """
-        A person has seen to an open change; whether there was one of this number.
-        """
-        self.open()
-        with transaction(self._opened()):
-            found = self._opened().execute(
-                "UPDATE held SET phase = 'reverted', at = ? WHERE id = ? AND phase <> 'reverted'",
-                (self.wall(), number),
-            )
-        return found.rowcount > 0
-
     def move_aside(self) -> str | None:
         """
         Keep the damaged file under another name; that name, or `None` if it is another file already.
@@ -229,17 +233,17 @@ class Store:
             OSError: If it cannot be renamed.
         """
         self.close()
-        file = self._file
-        if file is not None and not self._is_there():
-            return None
-        number = 1
-        while os.path.exists(f"{self._path}.corrupt-{number}"):
-            number += 1
-        name = f"{self._path}.corrupt-{number}"
-        os.rename(self._path, name)
-        for suffix in ("-wal", "-shm"):  # left behind, they would be taken for those of the next one
-            if os.path.exists(self._path + suffix):
-                os.rename(self._path + suffix, name + suffix)
+        with presence(self._path).alone():
+            if not self._is_there():
+                return None
+            number = 1
+            while os.path.lexists(f"{self._path}.corrupt-{number}"):
+                number += 1
+            name = f"{self._path}.corrupt-{number}"
+            os.rename(self._path, name)
+            for suffix in ("-wal", "-shm"):  # left behind, they would be taken for those of the next one
+                if os.path.exists(self._path + suffix):
+                    os.rename(self._path + suffix, name + suffix)
         return name
 
     def _opened(self) -> sqlite3.Connection:
@@ -271,12 +275,22 @@ class Store:
                 connection.execute("DELETE FROM incidents WHERE id = ?", (incident,))
 
 
-def is_damage(error: Exception) -> bool:
+def settle(path: str, number: int, at: float) -> bool:
     """
-    Whether *error* means that the file itself is broken, so that waiting will not help.
+    A person has seen to an open change; whether there was one of this number.
+
+    Raises:
+        ConfigError: If there is no journal.
+        OSError, sqlite3.Error: If it cannot be written.
     """
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    if not os.path.exists(path):
+        msg = f"there is no journal at {path}."
+        raise ConfigError(msg)
+    with contextlib.closing(open_to_write(path)) as connection, transaction(connection):
+        found = connection.execute(
+            "UPDATE held SET phase = 'reverted', at = ? WHERE id = ? AND phase <> 'reverted'", (at, number)
+        )
+        return found.rowcount > 0
 
 
 def _columns(key: HeldKey) -> dict[str, Any]:
