@@ -177,6 +177,37 @@ def test_what_nobody_here_knows_is_reported_and_stays_in_the_journal(world):
     assert () == JournalReader(world.path).held()
 
 
+def test_a_check_that_is_added_later_takes_over_its_own(world):
+    """
+    What healer.add() brings is looked for then; what other checks know is not reported, and nothing is said twice.
+    """
+    lost = World(world.path)
+    lost.clock = world.clock
+    for name in ("db", "cache", "gone"):
+        lost.run(lost.healer(name=name), 20, bad_after=10)
+        put_aside(world.path)
+        lost.bad = lost.diverted = False
+    healer = world.healer(name="other")
+
+    def check(name):
+        return HealthCheck(world.probe, name=name, policy=POLICY, recovery=world.action)
+
+    async def main():
+        async with healer:
+            await world.clock.sleep(1)
+            for name in ("db", "cache", "fourth"):
+                healer.add(check(name))
+                await world.clock.sleep(1)
+
+    world.clock.run(main)
+
+    def whose(name):
+        return [event.check for event in world.events if event.name == name]
+
+    assert ["db", "cache"] == whose(names.HELD_ADOPTED)
+    assert ["db", "cache", "gone"] == whose(names.HELD_REPORTED)
+
+
 def test_what_must_not_be_done_twice_is_a_case_for_a_person(world):
     """
     An action that is not idempotent, left in its intent, is neither run again nor reverted, but reported at each start.
