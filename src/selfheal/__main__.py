@@ -5,6 +5,7 @@ The command line: ``python -m selfheal``.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from collections.abc import Callable, Sequence
@@ -13,6 +14,10 @@ from typing import Final, NamedTuple, NoReturn
 import selfheal
 
 from selfheal.errors import ConfigError, MissingExtraError
+
+
+#: The exit status of whatever is ended by SIGPIPE: who reads has seen enough, as ``head`` has.
+_ENOUGH: Final = 141
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,8 +41,7 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 def _diagram(_options: argparse.Namespace) -> int:
     from selfheal.healing.walk import mermaid
 
-    print(mermaid())
-    return 0
+    return _say(mermaid())
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -88,7 +92,24 @@ def _incidents(options: argparse.Namespace) -> int:
     except ConfigError as exc:
         print(exc, file=sys.stderr)
         return 2
-    print(said)
+    return _say(said)
+
+
+def _say(text: str) -> int:
+    """
+    Print *text*, in whatever encoding; the exit status.
+    """
+    reconfigure = getattr(sys.stdout, "reconfigure", None)  # some other stream may stand there
+    if reconfigure is not None:
+        reconfigure(errors="replace")
+    try:
+        print(text, flush=True)
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again at its end
+        if isinstance(exc, BrokenPipeError):
+            return _ENOUGH
+        print(f"this cannot be printed: {exc}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -148,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Default: those of the process.
 
     Returns:
-        The exit status: 0 well, 1 not; 2 for a mistyped command, or one that could not begin.
+        The exit status: 0 well, 1 not; 2 for a mistyped command, or one that could not begin; 141 if nobody reads on.
     """
     options = _parser().parse_args(arguments)
     try:

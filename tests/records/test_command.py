@@ -4,7 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -127,3 +132,86 @@ def test_what_is_no_journal_is_said_in_one_line(tmp_path, capsys, content, said)
     assert said in words.err
     assert 1 == words.err.count("\n")
     assert (content is None) or content == path.read_bytes()
+
+
+@pytest.mark.parametrize("limit", ["0", "1", "99999999999999999999999"])
+def test_any_number_of_incidents_may_be_asked_for(journal, capsys, limit):
+    """
+    --limit takes none, some, or more than there can be.
+    """
+    assert 0 == main(["incidents", journal, "--limit", limit, "--json"])
+    assert min(int(limit), 2) == len(json.loads(capsys.readouterr().out)["incidents"])
+
+
+@pytest.mark.parametrize("option", [["--limit", "-1"], ["--since", "0001-01-01"], ["--since", "9999-12-31T23:59:59"]])
+def test_what_is_out_of_range_is_said_in_one_line(journal, capsys, option):
+    """
+    A number or a time that there cannot be ends with 0 or 2, never with a traceback.
+    """
+    assert main(["incidents", journal, *option]) in {0, 2}
+    assert capsys.readouterr().err.count("\n") <= 1
+
+
+def test_a_name_that_is_no_text_is_no_check(journal, capsys):
+    """
+    Bytes that are not UTF-8, as they come from a command line, name nothing.
+    """
+    assert 0 == main(["incidents", journal, "--check", "d\udcffb"])
+    assert "no incidents\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "incidents SET result = 'zz'",
+        "incidents SET began = 'x'",
+        "incidents SET opened = 1e300, began = 1e300",
+        "entries SET fields = '{'",
+        "entries SET fields = '[]'",
+        "held SET phase = 'zz', at = 1e300",
+    ],
+)
+@pytest.mark.parametrize("form", [[], ["--story"], ["--json"]])
+def test_rows_that_nobody_understands_are_said_in_one_line(journal, capsys, damage, form):
+    """
+    A damaged row ends with 2 and a sentence, or is shown as it is, never with a traceback.
+    """
+    with contextlib.closing(sqlite3.connect(journal)) as connection:
+        connection.execute(f"UPDATE {damage}")
+        connection.commit()
+    status = main(["incidents", journal, *form])
+    words = capsys.readouterr()
+
+    assert (status, bool(words.out)) in {(0, True), (2, False)}
+    assert ("damaged" in words.err) == (status == 2)
+    assert words.err.count("\n") <= 1
+
+
+def test_whatever_the_terminal_cannot_show_is_replaced(journal):
+    """
+    With the strictest of encodings there are question marks instead of a traceback, and nothing drives the terminal.
+    """
+    with contextlib.closing(sqlite3.connect(journal)) as connection:
+        connection.execute("UPDATE incidents SET check_name = 'caf\u00e9 \x1b[2J'")
+        connection.commit()
+    run = subprocess.run(
+        [sys.executable, "-m", "selfheal", "incidents", journal],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+    )
+    assert (0, b"") == (run.returncode, run.stderr)
+    assert b"caf? ?[2J" in run.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGPIPE")
+def test_who_reads_may_have_seen_enough(journal):
+    """
+    A reader that goes away, such as head, ends it as it ends other commands, without a word.
+    """
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as nobody:
+        run = subprocess.run(
+            [sys.executable, "-m", "selfheal", "incidents", journal], stdout=nobody, stderr=subprocess.PIPE
+        )
+    assert (141, b"") == (run.returncode, run.stderr)

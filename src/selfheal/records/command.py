@@ -16,7 +16,7 @@ from selfheal.clock import SystemClock
 from selfheal.errors import ConfigError
 from selfheal.model import Field, HeldChange, Incident
 from selfheal.records.reading import INCIDENTS_LIMIT, JournalReader
-from selfheal.records.telling import tell
+from selfheal.records.telling import printable, tell
 
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -45,16 +45,27 @@ def report(
         json: For scripts.
 
     Raises:
-        ConfigError: If there is no journal to read, or *since* is no time.
+        ConfigError: If there is no journal to read, it is damaged, or an argument is out of range.
     """
     journal = JournalReader(path)
     opened = None if since is None else moment(since)
     incidents = journal.incidents(since=opened, check=check, limit=limit)
     held = tuple(change for change in journal.held() if check in (None, change.key.check))
-    if json:
-        return dumps(
-            {"incidents": [*map(_as_json, incidents)], "held": [*map(_held_as_json, held)]}, indent=2, allow_nan=False
+    try:
+        return _as_document(incidents, held) if json else _as_text(incidents, held, story=story)
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as exc:
+        msg = (
+            f"the journal {path} holds something that nobody understands ({type(exc).__name__}: {exc}): it is damaged."
         )
+        raise ConfigError(msg) from exc
+
+
+def _as_document(incidents: Sequence[Incident], held: Sequence[HeldChange]) -> str:
+    said = {"incidents": [*map(_as_json, incidents)], "held": [*map(_held_as_json, held)]}
+    return dumps(said, indent=2, allow_nan=False)
+
+
+def _as_text(incidents: Sequence[Incident], held: Sequence[HeldChange], *, story: bool) -> str:
     said = [*map(tell, incidents)] if story else ["\n".join(_columns([_HEAD, *map(_row, incidents)]))]
     if not incidents:
         said = ["no incidents"]
@@ -75,7 +86,7 @@ def moment(text: str) -> float:
         return SystemClock.wall() - float(ago[1]) * _UNITS[ago[2]]
     try:
         return dt.datetime.fromisoformat(text).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         msg = f"--since {text} is neither a time ago, such as 30m, 2h or 7d, nor an ISO date, such as 2026-01-31T12:00."
         raise ConfigError(msg) from None
 
@@ -101,8 +112,9 @@ def _held(change: HeldChange) -> tuple[str, ...]:
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 

@@ -77,13 +77,13 @@ class JournalReader:
             limit: So many at most.
 
         Raises:
-            ConfigError: If there is no journal, or it cannot be read.
+            ConfigError: If there is no journal, it cannot be read, or *limit* is less than 0.
         """
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT id, number, check_name, resource, kind, began, opened, recovered, ended, result, actions, entries "
                 "FROM incidents WHERE opened >= ? AND (? IS NULL OR check_name = ?) ORDER BY opened DESC, id DESC LIMIT ?",
-                (-1e300 if since is None else since, check, check, limit),
+                _narrowed(since, check, limit),
             ).fetchall()
             return tuple(_incident(row, _timeline(connection, row[0])) for row in reversed(rows))
 
@@ -113,18 +113,18 @@ class JournalReader:
             limit: So many at most.
 
         Raises:
-            ConfigError: If there is no journal, or it cannot be read.
+            ConfigError: If there is no journal, it cannot be read, or *limit* is less than 0.
         """
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT check_name, at, status, kind, duration FROM results "
                 "WHERE at >= ? AND (? IS NULL OR check_name = ?) ORDER BY id DESC LIMIT ?",
-                (-1e300 if since is None else since, check, check, limit),
+                _narrowed(since, check, limit),
             ).fetchall()
-        return tuple(
-            JournaledResult(name, at, HealthStatus(status), kind, duration)
-            for name, at, status, kind, duration in reversed(rows)
-        )
+            return tuple(
+                JournaledResult(name, at, HealthStatus(status), kind, duration)
+                for name, at, status, kind, duration in reversed(rows)
+            )
 
     @contextlib.contextmanager
     def _reading(self) -> Generator[sqlite3.Connection, None, None]:
@@ -136,6 +136,23 @@ class JournalReader:
             except sqlite3.Error as exc:
                 msg = f"the journal {self.path} cannot be read: {exc}."
                 raise ConfigError(msg) from exc
+            except ConfigError:
+                raise
+            except (ValueError, TypeError) as exc:
+                msg = f"the journal {self.path} holds something that nobody understands ({exc}): it is damaged."
+                raise ConfigError(msg) from exc
+
+
+def _narrowed(since: float | None, check: str | None, limit: int) -> tuple[float, str | None, str | None, int]:
+    """
+    What a query is narrowed down by, as SQLite can take it.
+    """
+    if limit < 0:
+        msg = f"limit={limit}: must be at least 0."
+        raise ConfigError(msg)
+    # No check has a name that is not UTF-8, as an argument of the command line may be.
+    name = None if check is None else check.encode(errors="replace").decode()
+    return (-1e300 if since is None else since, name, name, min(limit, 2**63 - 1))
 
 
 def changes(connection: sqlite3.Connection, *, reverted: bool = False) -> Iterator[tuple[HeldChange, int]]:
@@ -167,12 +184,12 @@ def _incident(row: tuple[Any, ...], timeline: tuple[Entry, ...]) -> Incident:
     return Incident(
         number=number,
         trigger=Fault(kind),
-        began=began,
-        opened=opened,
+        began=float(began),
+        opened=float(opened),
         check=check,
         resource=resource,
-        recovered=recovered,
-        ended=ended,
+        recovered=None if recovered is None else float(recovered),
+        ended=None if ended is None else float(ended),
         result=None if result is None else IncidentResult(result),
         actions=actions,
         timeline=timeline,
