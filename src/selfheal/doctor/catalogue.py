@@ -7,11 +7,12 @@ from __future__ import annotations
 from typing import Final
 
 from selfheal.doctor.findings import Rule
-from selfheal.doctor.rules import asyncpg, checks, healers, http, imports, probes, psycopg, redis, sqlalchemy
+from selfheal.doctor.rules import asyncpg, checks, django, healers, http, imports, probes, psycopg, redis, sqlalchemy
 
 
 RULES: Final[tuple[Rule, ...]] = (
     *psycopg.RULES,
+    *django.RULES,
     *sqlalchemy.RULES,
     *asyncpg.RULES,
     *redis.RULES,

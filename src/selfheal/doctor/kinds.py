@@ -60,10 +60,24 @@ CLIENTS: Final = (PSYCOPG_POOL, ENGINE, ASYNCPG_POOL, REDIS_POOL, HTTPX_CLIENT, 
 POOLED_HEALTH: Final = Kind("ready-made probe", ("selfheal.integrations.pooled:PooledHealth",))
 REBUILDABLE: Final = Kind("Rebuildable", ("selfheal.resources.rebuildable:Rebuildable",))
 
+RENEWING: Final = Kind("RenewConnections", ("selfheal.integrations.django.actions:RenewConnections",))
+#: What is made for a database of a Django project, and knows its alias.
+DJANGO_PART: Final = Kind(
+    "part for Django",
+    (
+        *RENEWING.types,
+        "selfheal.integrations.django.actions:SeverHung",
+        "selfheal.integrations.django.pool:DjangoPool",
+        "selfheal.integrations.django.probe:DatabaseHealth",
+    ),
+)
+
 _OURS: Final = Kind("part of a healer", ("selfheal.healer:Healer", "selfheal.checks:HealthCheck"))
 
 HEALER: Final = Kind("healer", ())
 CHECK: Final = Kind("check", ())
+#: A database of a Django project.
+DJANGO: Final = Kind("Django database", ())
 #: A healer or client outside of any Rebuildable, as the import of the application has left it.
 IMPORTED: Final = Kind("imported object", ())
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from selfheal.doctor import peek
-from selfheal.doctor.kinds import CHECK, HEALER, IMPORTED, REBUILDABLE, Kind, client_kind
+from selfheal.doctor.databases import databases
+from selfheal.doctor.kinds import CHECK, DJANGO, HEALER, IMPORTED, REBUILDABLE, Kind, client_kind
 from selfheal.doctor.walk import Found, reached
 
 
@@ -149,6 +150,7 @@ def gather(
             # A Rebuildable makes a new object in each child, so a fork cannot hurt its present one.
             asked = (kind, IMPORTED) if imported and other.owner is None else (kind,)
             subjects += [Subject(each, other.thing, other.name, kind.name) for each in asked]
+    subjects += [Subject(DJANGO, each, f"DATABASES[{each.alias!r}]", DJANGO.name) for each in databases(named)]
     unbuilt = [other for other in named if REBUILDABLE.has(other.thing) and other.thing.generation == 0]
     return tuple(subjects), tuple(unbuilt), _by_shortest_name(other for other in found if other.hidden)
 

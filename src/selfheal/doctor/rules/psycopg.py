@@ -18,10 +18,13 @@ from selfheal.doctor.rules.versions import older
 #: Up to so many dead connections are checked before a caller's 30 s are over, with pauses of 1, 2, 4 and 8 s.
 _CHECKED_MAX: Final = 4
 
-_RECONNECT_MAX: Final = 60.0
+#: Seconds of the longest pause between two tries to reconnect.
+RECONNECT_MAX: Final = 60.0
 _WORKERS: Final = 3
 _GOOD_VERSION: Final = (3, 3, 1)
 _PLACE: Final = "the conninfo, or to kwargs="
+
+WHY_BACK_OFF: Final = "The pauses between tries to reconnect double until then, so the pool stays dead about as long again as its server was."
 
 
 def _told(pool: Any) -> Mapping[str, object] | None:
@@ -97,11 +100,11 @@ def reset_by_few(pool: Any) -> Signs:
     Severity.WARNING,
     PSYCOPG_POOL,
     "a long reconnect_timeout",
-    why="The pauses between tries to reconnect double until then, so the pool stays dead about as long again as its server was.",
+    why=WHY_BACK_OFF,
 )
 def long_back_off(pool: Any) -> Signs:
     """It backs off for minutes."""
-    if pool.reconnect_timeout > _RECONNECT_MAX:
+    if pool.reconnect_timeout > RECONNECT_MAX:
         yield Sign(f"reconnect_timeout is {pool.reconnect_timeout:g} s", "Set reconnect_timeout=30 or less.")
 
 
