@@ -184,6 +184,25 @@ def test_what_the_application_prints_stays_out_of_the_report(module, capfd):
     assert said.out.endswith("after")
 
 
+def test_what_the_application_prints_at_its_end_stays_out_of_the_report(module):
+    """
+    Neither an exit handler nor what a C library has in its buffer comes after the JSON.
+    """
+    name = module(
+        HEALER
+        + """
+    import atexit, ctypes
+    ctypes.CDLL(None).printf(b"buffered ")
+    atexit.register(print, "exit")
+    """
+    )
+    command = [sys.executable, "-m", "selfheal", "doctor", f"{name}:healer", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert ["SH701"] == [found["code"] for found in json.loads(done.stdout)["findings"]]
+    assert {"exit", "buffered"} == set(done.stderr.split())
+
+
 def test_nothing_is_put_where_stdout_was_closed(module):
     """
     A program without stdout is looked at all the same.
