@@ -30,6 +30,7 @@ from selfheal.testing.servers import Postgres
 
 
 psycopg = pytest.importorskip("psycopg")
+psycopg_pool = pytest.importorskip("psycopg_pool")
 
 
 def look(world: Any, probe: Any) -> str:
@@ -392,6 +393,32 @@ def test_probes_of_a_failing_pool_leave_no_connection_behind(world: Any, pool: A
     assert before == primary.backends()
     for connection in connections:
         world.call(pool.putconn, connection)
+
+
+def test_a_look_takes_no_place_in_the_queue(world: Any, primary: Postgres) -> None:
+    """
+    A pool with `max_waiting=1` sends no caller away because the probe waits as well, and keeps its limit.
+    """
+    pool = world.pool(primary.dsn, min_size=1, max_size=1, max_waiting=1)
+    world.call(pool.wait)
+    probe = PoolHealth(pool, timeout=10)
+
+    def waiting(count: int) -> bool:
+        give_up = time.monotonic() + 3
+        while pool.get_stats().get("requests_waiting", 0) != count and time.monotonic() < give_up:
+            time.sleep(0.01)
+        return pool.get_stats().get("requests_waiting", 0) == count
+
+    used = lease(world, pool)
+    looking = world.start(world.call, probe)
+    assert waiting(1)
+    calling = world.start(world.execute, pool, "select 1")
+    assert waiting(2)
+    with pytest.raises(psycopg_pool.TooManyRequests):
+        world.execute(pool, "select 1")
+    world.call(pool.putconn, used)
+    assert (True, True) == (looking.ended(5), calling.ended(5))
+    assert (None, None, 1) == (looking.error, calling.error, pool.max_waiting)
 
 
 def test_an_async_probe_gives_an_awaitable_and_a_sync_one_a_result(world: Any, pool: Any) -> None:

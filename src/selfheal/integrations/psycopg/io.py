@@ -7,18 +7,22 @@ Both kinds have the same coroutine methods, so what is decided is written once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import selectors
 import threading
 import time
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 
 #: Attempts to connect that may hang at once: each holds a thread, for as long as name resolution and the kernel like.
 ATTEMPTS: Final = 8
+
+#: Held while a pool's limit is changed.
+_counting: Final = threading.Lock()
 
 #: The rows of an answer, all values as text.
 Rows: TypeAlias = list[tuple[str | None, ...]]
@@ -163,6 +167,23 @@ def is_async(source: Any) -> bool:
     if hasattr(source, "rebuild"):
         return bool(source.is_async)
     return inspect.iscoroutinefunction(source.getconn)
+
+
+@contextlib.contextmanager
+def beside_its_users(pool: Any) -> Iterator[None]:
+    """
+    Let one more wait for *pool* than it allows, as long as we are among its users: nobody is sent away for our sake.
+    """
+    if not pool.max_waiting:  # as many as like
+        yield
+        return
+    with _counting:
+        pool.max_waiting += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            pool.max_waiting -= 1
 
 
 async def give_back(io: IO, pool: Any, connection: Any, *, broken: bool) -> None:

@@ -15,7 +15,7 @@ from selfheal.clock import SystemClock
 from selfheal.integrations import pooled
 from selfheal.integrations.pooled import Failure
 from selfheal.integrations.postgresql import FREE, FULL, READ_ONLY, REFUSED, deeds, judge
-from selfheal.integrations.psycopg.io import IO, give_back
+from selfheal.integrations.psycopg.io import IO, beside_its_users, give_back
 from selfheal.integrations.psycopg.registry import ConnectionRegistry, Session
 from selfheal.integrations.waiting import waits_in_psycopg
 
@@ -105,16 +105,17 @@ class Viewer:
             wait: Seconds among them to wait for a connection. Default: half of them.
         """
         started = _now()
-        try:
-            connection = await self.io.borrow(self.pool, timeout / 2 if wait is None else wait)
-        except Exception as exc:  # noqa: BLE001 - whatever the pool raises is what its users get
-            return View.failed(exc)
-        view = View.failed(TimeoutError())
-        try:
-            view = await self._ask(connection, started, timeout, free="NULL")
-        finally:
-            await give_back(self.io, self.pool, connection, broken=view.failure is not None)
-        return view
+        with beside_its_users(self.pool):
+            try:
+                connection = await self.io.borrow(self.pool, timeout / 2 if wait is None else wait)
+            except Exception as exc:  # noqa: BLE001 - whatever the pool raises is what its users get
+                return View.failed(exc)
+            view = View.failed(TimeoutError())
+            try:
+                view = await self._ask(connection, started, timeout, free="NULL")
+            finally:
+                await give_back(self.io, self.pool, connection, broken=view.failure is not None)
+            return view
 
     async def direct(self, timeout: float) -> View:
         """

@@ -4,10 +4,11 @@ Two views of an engine's database, each on its own deadline: over a fresh connec
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -128,7 +129,7 @@ class LookedAt:
         try:
             # Patient: a pool that takes long to connect is the richer by one connection when it is done.
             view: View = await self.io.run(
-                errand, lambda: self._through(pool, errand), max(0.0, until - _now()), patient=True
+                errand, lambda: self._through(pool, errand, timeout), max(0.0, until - _now()), patient=True
             )
         except TimeoutError as exc:
             return View(failure=Failure.SILENT if errand.has_held else Failure.NONE, error=exc)
@@ -151,7 +152,11 @@ class LookedAt:
 
     # -- what is done with a connection ----------------------------------------
 
-    def _through(self, pool: Any, errand: Errand) -> View:
+    def _through(self, pool: Any, errand: Errand, timeout: float) -> View:
+        with _beside_its_users(pool, timeout):
+            return self._borrowed(pool, errand)
+
+    def _borrowed(self, pool: Any, errand: Errand) -> View:
         _connect_within.set(_CONNECTING)
         proxy = _borrow(pool)
         connection = proxy.dbapi_connection
@@ -274,6 +279,23 @@ def _borrow(pool: Any) -> Any:
     proxy: Any = base._ConnectionRecord.checkout(pool)
     proxy._connection_record.fresh = True
     return base._ConnectionFairy._checkout(pool, fairy=proxy)
+
+
+@contextlib.contextmanager
+def _beside_its_users(pool: Any, timeout: float) -> Iterator[None]:
+    """
+    Do not count what we hold, for so many seconds at most, against a bounded pool whose users would not wait for us.
+    """
+    if getattr(pool, "_max_overflow", -1) < 0 or pool.timeout() >= timeout:
+        yield
+        return
+    with pool._overflow_lock:
+        pool._overflow -= 1
+    try:
+        yield
+    finally:
+        with pool._overflow_lock:
+            pool._overflow += 1
 
 
 def _has_none(pool: Any) -> bool:
