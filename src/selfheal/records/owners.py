@@ -95,7 +95,7 @@ class Presence:
             return
         self.close()
         self._file = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        for number in self._numbers:
+        for number in tuple(self._numbers):  # one may leave meanwhile
             _lock(self._file, number)
 
     def _is_there(self) -> bool:
