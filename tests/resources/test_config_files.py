@@ -309,6 +309,26 @@ def test_a_push_in_the_middle_of_a_restore_wins(make, watch, path, monkeypatch):
     assert ("pushed", ["." + path.name + ".selfheal", path.name]) == (path.read_text(), listing(path.parent))
 
 
+def test_a_push_while_the_good_version_is_kept_is_not_kept(make, watch, path, monkeypatch):
+    """
+    Files that change while they are read have proved nothing, and begin anew.
+    """
+    config = make(path)
+    read = config_disk.read
+
+    def read_and_push(target):
+        content = read(target)
+        if path.read_text() == "first":
+            path.write_text("second")
+        return content
+
+    monkeypatch.setattr(config_versions, "read", read_and_push)
+    watch(config, 70)
+    assert (None, "second") == (config.good, path.read_text())
+    watch(config, 10)
+    assert config.present == config.good
+
+
 @pytest.mark.parametrize("step", ["prepare", "commit"])
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_several_files_are_restored_together_or_not_at_all(make, watch, tmp_path, monkeypatch, step, failing):

@@ -195,11 +195,12 @@ def test_what_was_well_for_long_is_not_what_broke(service, config):
     assert any("the present files are the last known good ones" in line for line in done(report))
 
 
-def test_a_push_made_during_the_incident_stays(service, config):
+@pytest.mark.parametrize("when", [100.5, 101.5])
+def test_a_push_made_during_the_incident_stays(service, config, when):
     """
     What is written after the trouble began is somebody's attempt to help, and is not rolled back.
     """
-    service.outage, service.pushes = (100, 130), {101.5: "mended"}
+    service.outage, service.pushes = (100, 130), {when: "mended"}
     report = run(service, config, RollbackConfig(config))
     assert ("mended", ["first", "mended"]) == (service.path.read_text(), service.loads)
     assert any("the files were changed after the incident had begun" in line for line in done(report))

@@ -62,13 +62,13 @@ def read(path: str) -> Content | None:
         if not stat.S_ISREG(found.st_mode):
             msg = f"{path} is no regular file. Name the files themselves, not their folder."
             raise ConfigError(msg)
+        if found.st_size > MAX_BYTES:
+            msg = f"{path} has more than {MAX_BYTES} bytes: too large for a configuration file. Leave it out of paths."
+            raise ConfigError(msg)
         with open(descriptor, "rb", closefd=False) as stream:
-            data = stream.read(MAX_BYTES + 1)
+            data = stream.read(found.st_size + 1)  # whoever has it grow meanwhile changes what tells a change
     finally:
         os.close(descriptor)
-    if len(data) > MAX_BYTES:
-        msg = f"{path} has more than {MAX_BYTES} bytes: too large for a configuration file. Leave it out of paths."
-        raise ConfigError(msg)
     mode = stat.S_IMODE(found.st_mode)
     return Content(File(hashlib.sha256(data).hexdigest(), mode, found.st_uid, found.st_gid), data)
 

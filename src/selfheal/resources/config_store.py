@@ -111,8 +111,8 @@ class ConfigStore:
         Put *contents* on the disk, and return the id of the version that they are. The manifest does not name it yet.
         """
         for content in contents:
-            if content is not None:
-                self._write(self.path_of(content.file), content.data)
+            if content is not None and self._digest(path := self.path_of(content.file)) != content.file.digest:
+                self._write(path, content.data)
         return version_id(version_of(contents))
 
     def contents(self, version: Version) -> list[Content | None]:
@@ -167,6 +167,10 @@ class ConfigStore:
             msg = f"{path} is {'missing' if found is None else 'damaged'}: that version cannot be restored."
             raise ConfigError(msg)
         return found.data
+
+    def _digest(self, path: str) -> str | None:
+        found = read(path)
+        return None if found is None else found.file.digest
 
     def _write(self, path: str, data: bytes) -> None:
         digest = hashlib.sha256(data).hexdigest()
