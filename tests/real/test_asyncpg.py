@@ -373,6 +373,46 @@ def test_leaked_connections_are_named_and_only_a_new_pool_gives_others(
     run(test)
 
 
+def test_a_connection_that_listens_has_not_leaked(primary: Postgres) -> None:
+    """
+    Silent connections with listeners are in use; without, they have leaked.
+    """
+
+    async def test() -> None:
+        async with pool_of_two(primary.dsn) as pool, pool.acquire() as one, pool.acquire() as other:
+            probe = PoolHealth(pool, leak_after=0.5)
+            assert "degraded" == await look(probe)
+            for connection in (one, other):
+                await connection.add_listener("news", print)
+            await asyncio.sleep(0.6)
+            assert "degraded" == await look(probe)
+            for connection in (one, other):
+                await connection.remove_listener("news", print)
+            await asyncio.sleep(0.6)
+            assert "exhausted" == await look(probe)
+
+    run(test)
+
+
+def test_connections_that_are_being_set_up_are_in_use(primary: Postgres) -> None:
+    """
+    While `setup` works on every connection the pool is only degraded: it has all of them, and waits for none.
+    """
+
+    async def setup(connection: Any) -> None:
+        await connection.execute("select pg_sleep(1)")
+
+    async def test() -> None:
+        async with pool_of_two(primary.dsn, setup=setup) as pool:
+            users = [asyncio.ensure_future(pool.fetchval("select 1")) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            assert 2 == len(holders(pool))
+            assert "degraded" == await look(PoolHealth(pool))
+            assert [1, 1] == await asyncio.gather(*users)
+
+    run(test)
+
+
 def test_a_pool_that_waits_to_connect_for_ever_is_backoff_until_it_is_rebuilt(
     primary: Postgres, context: RecoveryContext
 ) -> None:

@@ -181,6 +181,34 @@ def test_leaked_connections_are_exhausted_until_the_pool_is_rebuilt(
         world.call(pool.putconn, connection)
 
 
+def test_a_connection_that_listens_has_not_leaked(world: Any, pool: Any) -> None:
+    """
+    Silent connections are in use while somebody waits for notifications on them, or has said what to do with those.
+    """
+    waiting, handling = (lease(world, pool) for _ in range(2))
+    handling.add_notify_handler(print)
+
+    async def anotifies() -> None:
+        async for _ in waiting.notifies(timeout=2.5):
+            pass
+
+    def notifies() -> None:
+        for _ in waiting.notifies(timeout=2.5):
+            pass
+
+    listening = world.start(world.call, anotifies if world.is_async else notifies)
+    probe = PoolHealth(pool, leak_after=0.3)
+    assert "degraded" == look(world, probe)
+    time.sleep(0.4)
+    assert "degraded" == look(world, probe)
+    handling.remove_notify_handler(print)
+    assert listening.ended(5)
+    time.sleep(0.4)
+    assert "exhausted" == look(world, probe)
+    for connection in (waiting, handling):
+        world.call(pool.putconn, connection)
+
+
 def test_a_server_without_room_for_a_second_pool_forbids_the_rebuild(
     world: Any, primary: Postgres, context: RecoveryContext
 ) -> None:

@@ -469,6 +469,42 @@ def test_leaked_connections_are_named_replaced_and_closed_when_they_come_back(
     assert "healthy" == engines.look(probe)
 
 
+def test_a_connection_that_listens_has_not_leaked(engines: Engines, primary: Postgres) -> None:
+    """
+    Silent connections on which the application listens for notifications are in use.
+    """
+    engine = engines.make(primary.port)
+    probe = EngineHealth(engine, leak_after=0.2)
+    taken = [engines.take(engine) for _ in range(2)]
+
+    async def adriver(connection: Any) -> Any:
+        return (await connection.get_raw_connection()).driver_connection
+
+    def driver(connection: Any) -> Any:
+        return connection.connection.driver_connection
+
+    drivers = [engines.call(adriver if engines.is_async else driver, connection) for connection in taken]
+    for each in drivers:
+        engines.call(
+            *((each.add_listener, "news", print) if engines.driver == "asyncpg" else (each.add_notify_handler, print))
+        )
+    time.sleep(0.3)
+    assert "degraded" == engines.look(probe)
+    assert [True, True] == [lease.busy for lease in EngineLeases.of(engine).holders()]
+    for each in drivers:
+        engines.call(
+            *(
+                (each.remove_listener, "news", print)
+                if engines.driver == "asyncpg"
+                else (each.remove_notify_handler, print)
+            )
+        )
+    time.sleep(0.3)
+    assert "exhausted" == engines.look(probe)
+    for connection in taken:
+        engines.call(connection.close)
+
+
 def test_a_server_without_room_for_a_second_pool_is_left_alone(primary: Postgres, context: RecoveryContext) -> None:
     """
     `DisposeEngine` refuses while the server takes no more connections, and the pool is the one it was.

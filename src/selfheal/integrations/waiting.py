@@ -14,6 +14,15 @@ from types import FrameType
 from typing import Any
 
 
+def listens(connection: Any) -> bool:
+    """
+    Whether a connection of psycopg or asyncpg is kept for the server's notifications: silent on purpose, and in use.
+    """
+    if getattr(connection, "_notify_handlers", None) or getattr(connection, "_listeners", None):
+        return True
+    return hasattr(connection, "pgconn") and waits_in_psycopg(connection)
+
+
 def waits_in_psycopg(connection: Any) -> bool:
     """
     Whether a thread, or a task of the running loop, waits inside psycopg for *connection* to answer.
@@ -38,6 +47,13 @@ def waits_in_asyncpg(connection: Any) -> bool:
     return not all(future.done() for future in futures)
 
 
+def waits_in_queue(coroutine: Any) -> bool:
+    """
+    Whether a coroutine waits for an `asyncio.Queue` to give it something.
+    """
+    return any(frame.f_code is asyncio.Queue.get.__code__ for frame in _inside(coroutine))
+
+
 def _of_threads() -> Iterator[FrameType]:
     for innermost in sys._current_frames().values():
         frame: FrameType | None = innermost
@@ -47,9 +63,22 @@ def _of_threads() -> Iterator[FrameType]:
 
 
 def _of_tasks() -> Iterator[FrameType]:
-    for task in asyncio.all_tasks():
-        awaitable: Any = task.get_coro()
-        while inspect.iscoroutine(awaitable):
-            if awaitable.cr_frame is not None:
-                yield awaitable.cr_frame
-            awaitable = awaitable.cr_await
+    try:
+        tasks = asyncio.all_tasks()
+    except RuntimeError:  # seen from outside the loop, they could change under us
+        return
+    for task in tasks:
+        yield from _inside(task.get_coro())
+
+
+def _inside(awaitable: Any) -> Iterator[FrameType]:
+    while awaitable is not None:
+        frame: FrameType | None = None
+        if inspect.iscoroutine(awaitable):
+            frame, awaitable = awaitable.cr_frame, awaitable.cr_await
+        elif inspect.isasyncgen(awaitable):
+            frame, awaitable = awaitable.ag_frame, awaitable.ag_await
+        else:  # what ``async for`` waits for stands for its generator
+            awaitable = next(filter(inspect.isasyncgen, gc.get_referents(awaitable)), None)
+        if frame is not None:
+            yield frame

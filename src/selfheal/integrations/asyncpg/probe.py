@@ -47,7 +47,8 @@ class PoolHealth(PooledHealth[Awaitable[CheckResult]]):
         timeout: Seconds for one run, all of it; keep it below the check's timeout. It must do for connecting twice.
         connect: Makes a fresh connection; `None`: as the pool makes its own.
         hung_after: A query that the server does not work on hangs after so many seconds.
-        leak_after: A connection that is given out and silent for so many seconds has leaked.
+        leak_after: A connection that is given out and silent for so many seconds has leaked, unless it listens for
+            notifications.
 
     Raises:
         MissingExtraError: If asyncpg is not installed (extra ``asyncpg``).

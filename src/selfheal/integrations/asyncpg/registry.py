@@ -73,7 +73,7 @@ def sessions(pool: Any) -> list[Session]:
     """
     The connections that *pool* has given out and that are open.
     """
-    return [_look(holder) for holder in pool._holders if holder._in_use is not None and holder.is_connected()]
+    return [_look(holder) for holder in _out(pool) if holder.is_connected()]
 
 
 def holders(pool: Any) -> dict[Session, tuple[str, ...]]:
@@ -90,15 +90,21 @@ def holders(pool: Any) -> dict[Session, tuple[str, ...]]:
 
     .. versionadded:: 26.1.0
     """
-    leased = [holder for holder in pool._holders if holder._in_use is not None and holder.is_connected()]
-    return {_look(holder): _who(holder._proxy) for holder in leased}
+    return {_look(holder): _who(holder._proxy) for holder in _out(pool) if holder.is_connected()}
 
 
 def leased(pool: Any) -> int:
     """
     How many connections are given out, broken ones as well.
     """
-    return sum(holder._in_use is not None for holder in pool._holders)
+    return sum(holder._in_use is not None or holder.is_connected() for holder in _out(pool))
+
+
+def connecting(pool: Any) -> int:
+    """
+    How many holders are out of the pool to get themselves a connection.
+    """
+    return len(_out(pool)) - leased(pool)
 
 
 def free(pool: Any) -> list[Any]:
@@ -106,6 +112,14 @@ def free(pool: Any) -> list[Any]:
     The holders that wait for a user; not all of them have a connection.
     """
     return [] if pool._queue is None else list(pool._queue._queue)
+
+
+def _out(pool: Any) -> list[Any]:
+    """
+    The holders that are out of the pool. One whose connection is still being set up is not in use yet, by its own word.
+    """
+    waiting = free(pool)
+    return [holder for holder in pool._holders if holder not in waiting]
 
 
 async def expire(pool: Any) -> None:

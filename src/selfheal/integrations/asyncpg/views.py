@@ -18,6 +18,7 @@ from selfheal.integrations.asyncpg.deadlines import within
 from selfheal.integrations.asyncpg.registry import Session
 from selfheal.integrations.pooled import Failure, Usage
 from selfheal.integrations.postgresql import FREE, READ_ONLY, deeds, judge
+from selfheal.integrations.waiting import listens, waits_in_queue
 
 
 #: Share of a look through the pool in which a connection must be had; without one that is ready, making one needs more.
@@ -99,8 +100,11 @@ class LookedAt:
         sessions, leased = registry.sessions(self.pool), registry.leased(self.pool)
         return Usage(
             leased=leased,
-            leaked=sum(not session.busy and session.silent_for >= self.leak_after for session in sessions),
-            missing=self.pool.get_max_size() - leased - len(registry.free(self.pool)),
+            leaked=sum(
+                not session.busy and session.silent_for >= self.leak_after and not listens(session.connection)
+                for session in sessions
+            ),
+            missing=registry.connecting(self.pool),
             closed=self.pool.is_closing(),
             opens=self.pool.get_init_size(),
         )
@@ -110,13 +114,14 @@ class LookedAt:
         As `Pooled.pooled`.
         """
         until = _now() + timeout
-        ready = registry.free(self.pool)
         if wait is None:
-            wait = timeout * (_BORROW_SHARE if not ready or self.pool.get_idle_size() else _DIAL_SHARE)
+            dials = registry.free(self.pool) and not self.pool.get_idle_size()
+            wait = timeout * (_DIAL_SHARE if dials else _BORROW_SHARE)
+        acquiring = self.pool._acquire(None)
         try:
-            proxy = await within(wait, self.pool._acquire(None), late=_terminate)
+            proxy = await within(wait, acquiring, late=_terminate)
         except Exception as exc:  # noqa: BLE001 - whatever the pool raises is what its users get
-            return self._none(exc, ready=bool(ready))
+            return self._none(exc, queued=waits_in_queue(acquiring))
         view = View(failure=Failure.SILENT)
         try:
             view = await self._ask(proxy, until, free="NULL")
@@ -126,13 +131,13 @@ class LookedAt:
         await self._end(self.pool.release(proxy), proxy, until - _now())
         return view
 
-    def _none(self, error: Exception, *, ready: bool) -> View:
+    def _none(self, error: Exception, *, queued: bool) -> View:
         """
         Why the pool gave no connection. One that is exhausted raises the same as one that cannot connect.
         """
         if not self.pool._initialized:
             return View(failure=Failure.ERROR, error=error)
-        if self.pool.is_closing() or (isinstance(error, TimeoutError) and not ready):
+        if self.pool.is_closing() or (isinstance(error, TimeoutError) and queued):
             return View(failure=Failure.NONE, error=error)
         if isinstance(error, TimeoutError):
             error = ConnectionError(f"the pool could not connect: {error}")

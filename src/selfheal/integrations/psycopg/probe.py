@@ -15,6 +15,7 @@ from selfheal.integrations.pooled import PooledHealth, Usage
 from selfheal.integrations.psycopg.io import io_for, is_async
 from selfheal.integrations.psycopg.registry import ConnectionRegistry, Session
 from selfheal.integrations.psycopg.views import Viewer
+from selfheal.integrations.waiting import listens
 from selfheal.model import CheckResult
 from selfheal.model.settings import seconds
 
@@ -53,7 +54,8 @@ class PoolHealth(PooledHealth[R]):
         timeout: Seconds for one run, all of it; keep it below the check's timeout.
         conninfo: Where a fresh connection goes to, or a function that tells; ``None``: where the pool's go to.
         hung_after: A query that the server does not work on hangs after so many seconds.
-        leak_after: A connection that is given out and silent for so many seconds has leaked.
+        leak_after: A connection that is given out and silent for so many seconds has leaked, unless it listens for
+            notifications.
 
     Raises:
         MissingExtraError: If psycopg or psycopg_pool is not installed (extra ``psycopg``).
@@ -142,7 +144,10 @@ class LookedAt:
         As `Pooled.usage`.
         """
         leased = self._leased()
-        silent = sum(not session.busy and (session.silent_for or 0.0) >= self._leak_after for session in leased)
+        silent = sum(
+            not session.busy and (session.silent_for or 0.0) >= self._leak_after and not listens(connection)
+            for connection, session in leased.items()
+        )
         return Usage(
             leased=len(leased),
             leaked=silent,
@@ -151,8 +156,9 @@ class LookedAt:
             opens=self._pool.min_size,
         )
 
-    def _leased(self) -> list[Session]:
-        return [session for session in self._registry.sessions(self._pool).values() if session.leased]
+    def _leased(self) -> dict[Any, Session]:
+        sessions = self._registry.sessions(self._pool)
+        return {connection: session for connection, session in sessions.items() if session.leased}
 
     def _missing(self, leased: int) -> int:
         """

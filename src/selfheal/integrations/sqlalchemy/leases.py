@@ -18,6 +18,7 @@ from selfheal.clock import SystemClock
 from selfheal.integrations import require
 from selfheal.integrations.sqlalchemy.listening import listen
 from selfheal.integrations.sqlalchemy.sockets import Socket
+from selfheal.integrations.waiting import listens
 
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Lease:
         holder: Name of the thread or task that has taken it.
         seconds: For how long it is out.
         silent_for: Seconds since anything was sent or received over it; `None` where the system does not count them.
-        busy: A query was sent, and its answer has not been taken in.
+        busy: A query was sent, and its answer has not been taken in; or it listens for notifications.
         replaced: It belongs to a pool that the engine does not use any more.
         stack: Where it was taken, if stacks are kept.
     """
@@ -164,7 +165,7 @@ class EngineLeases:
                 holder=noted.holder,
                 seconds=now - noted.since,
                 silent_for=None if socket is None else socket.silent_for(),
-                busy=socket is not None and bool(socket.busy or socket.waiting_for()),
+                busy=socket is not None and bool(socket.busy or socket.waiting_for() or listens(socket.driver)),
                 replaced=engine is None or noted.pool() is not engine.pool,
                 stack=noted.stack,
             )

@@ -65,7 +65,8 @@ class EngineHealth(PooledHealth[R]):
         role: ``"primary"``: connections must be able to write. ``"any"``: reading is enough.
         timeout: Seconds for one run, all of it; keep it below the check's timeout.
         hung_after: A query that the server does not work on hangs after so many seconds.
-        leak_after: A connection that is given out and silent for so many seconds has leaked.
+        leak_after: A connection that is given out and silent for so many seconds has leaked, unless it listens for
+            notifications.
 
     Raises:
         MissingExtraError: If SQLAlchemy is not installed (extra ``sqlalchemy``).
