@@ -55,6 +55,12 @@ class RebuildError(SelfHealError):
     """
 
 
+class InvalidValueError(SelfHealError, ValueError):
+    """
+    What the loader of a `CacheGate` gave is refused by its validator. Nobody got it.
+    """
+
+
 class MissingExtraError(SelfHealError, ImportError):
     """
     An integration needs a package that is not installed. The message has the command.

@@ -23,6 +23,9 @@ FAULT_KINDS: Final = frozenset(
         "anomaly",
         "corrupt",
         "full",
+        "poisoned",
+        "grown",
+        "cold",
         "probe_error",
     }
 )

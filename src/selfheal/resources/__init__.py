@@ -1,6 +1,6 @@
 """
-What an application owns and can heal: replaceable objects, routes to servers, log and configuration files. No packages
-but the standard library.
+What an application owns and can heal: replaceable objects, routes to servers, caches, log and configuration files. No
+packages but the standard library.
 """
 
 from __future__ import annotations
@@ -11,6 +11,11 @@ from selfheal.lazy import lazily
 
 
 if TYPE_CHECKING:
+    from selfheal.resources.cache_actions import BumpEpoch, CacheMode, ClearCache, WarmCache, cache_ladder
+    from selfheal.resources.cache_fetching import CacheStatistics, GateMode
+    from selfheal.resources.cache_gate import CacheGate
+    from selfheal.resources.cache_health import CacheHealth, RedisMemory
+    from selfheal.resources.cache_stores import SharedCache
     from selfheal.resources.config_files import ConfigFiles
     from selfheal.resources.config_rollback import RollbackConfig, RollForwardConfig
     from selfheal.resources.rebuild import Rebuild
@@ -20,13 +25,24 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "BumpEpoch",
+    "CacheGate",
+    "CacheHealth",
+    "CacheMode",
+    "CacheStatistics",
+    "ClearCache",
     "ConfigFiles",
+    "GateMode",
     "Rebuild",
     "Rebuildable",
+    "RedisMemory",
     "RollForwardConfig",
     "RollbackConfig",
     "Router",
+    "SharedCache",
     "SwitchTo",
+    "WarmCache",
+    "cache_ladder",
     "switch_ladder",
 ]
 
@@ -35,6 +51,11 @@ __getattr__ = lazily(
     {
         "selfheal.resources.config_files": ("ConfigFiles",),
         "selfheal.resources.config_rollback": ("RollForwardConfig", "RollbackConfig"),
+        "selfheal.resources.cache_actions": ("BumpEpoch", "CacheMode", "ClearCache", "WarmCache", "cache_ladder"),
+        "selfheal.resources.cache_fetching": ("CacheStatistics", "GateMode"),
+        "selfheal.resources.cache_gate": ("CacheGate",),
+        "selfheal.resources.cache_health": ("CacheHealth", "RedisMemory"),
+        "selfheal.resources.cache_stores": ("SharedCache",),
         "selfheal.resources.rebuild": ("Rebuild",),
         "selfheal.resources.rebuildable": ("Rebuildable",),
         "selfheal.resources.router": ("Router",),
