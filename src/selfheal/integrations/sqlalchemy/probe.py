@@ -50,7 +50,7 @@ class EngineHealth(PooledHealth[R]):
     answers: the borrowed connection is cut and replaced then. It uses one
     connection of the pool, never waits in the pool's queue, and takes at most
     one connection more, by the engine's own way to connect. Where users do not
-    wait for a connection (a ``pool_timeout`` below half of *timeout*), what it
+    wait for a connection (a ``pool_timeout`` below a quarter of *timeout*), what it
     uses does not count against the pool's limit. A dead connection
     that it meets is answered as SQLAlchemy always does: the whole pool is
     replaced as it is used, so that the application meets none. Only if that has

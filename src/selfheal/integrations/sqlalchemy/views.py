@@ -286,7 +286,8 @@ def _beside_its_users(pool: Any, timeout: float) -> Iterator[None]:
     """
     Do not count what we hold, for so many seconds at most, against a bounded pool whose users would not wait for us.
     """
-    if getattr(pool, "_max_overflow", -1) < 0 or pool.timeout() >= timeout:
+    # Who waits for half of that outlasts every look at a server that answers, and costs no connection more.
+    if getattr(pool, "_max_overflow", -1) < 0 or pool.timeout() >= timeout / 2:
         yield
         return
     with pool._overflow_lock:
