@@ -665,8 +665,8 @@ def test_callers_of_frozen_backends_are_freed(primary: Postgres) -> None:
     async def test() -> None:
         bystander = await asyncpg.connect(primary.dsn)
         async with applications(primary.dsn) as (healed, without):
-            frozen = time.monotonic()
             primary.freeze_backends(set(primary.backends()) - {bystander.get_server_pid()})
+            frozen = time.monotonic()  # only now: on a busy machine it takes a while
             await asyncio.sleep(0.1)
             while healed.hanging(since=frozen + 0.1) and time.monotonic() < frozen + 6:
                 await asyncio.sleep(0.01)
