@@ -61,6 +61,17 @@ PRINTED = {
         r".* divert_reads: reads go to the primary",
         r".* closed: healed",
     ],
+    "config_push.py": [
+        "healed: open, unhealed: open",
+        "a push; healed: closed, unhealed: closed",
+        r"\d\.\d s later; healed: open, unhealed: closed",
+        "the file is what it was: True -rw-r-----",
+        "the push is kept: port = 1  # a slip of the finger",
+        r"shop, incident 1: error, healed in \d\.\d s",
+        r".* rollback_config: shop_toml is the last known good version again; what it was is kept",
+        r".* rollback_config has helped: health is proved",
+        r".* closed: healed",
+    ],
     "flask_gunicorn.py": [
         "an order at each worker: taken taken taken taken",
         "the database is read-only; an order at each worker:" + 4 * " ReadOnlySqlTransaction",

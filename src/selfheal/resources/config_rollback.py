@@ -76,15 +76,14 @@ class RollbackConfig(RecoveryAction):
         ctx.check()
         source = _restored(config, good)
         config.rolled_back = (_incident(ctx), source)
-        ctx.log(
-            f"{config.name} is version {good[:12]} again; version {source[:12]} is kept", source=source, target=good
-        )
+        message = f"{config.name} is the last known good version again; what it was is kept"
+        ctx.log(message, source=source, target=good)
         try:
             yield config.reload
         except Exception:
             config.restore(source, instead_of=good)
             config.rolled_back = None
-            ctx.log(f"it could not be reloaded; {config.name} is version {source[:12]} as before", target=source)
+            ctx.log(f"that could not be reloaded; {config.name} is what it was", source=good, target=source)
             try:
                 yield config.reload
             except Exception as exc:  # noqa: BLE001 - what the first one has raised says more
@@ -151,7 +150,7 @@ class RollForwardConfig(RecoveryAction):
         ctx.check()
         _restored(config, source, instead_of=good)
         config.rolled_back = (_incident(ctx), None)
-        ctx.log(f"{config.name} is version {source[:12]} again", source=good, target=source)
+        ctx.log(f"{config.name} is what it was before the rollback", source=good, target=source)
         yield config.reload
         msg = f"to roll {config.name} back was no help: it was not what broke"
         raise Escalate(msg)
