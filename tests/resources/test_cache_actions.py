@@ -407,6 +407,31 @@ def test_every_kind_has_its_rungs(gate: CacheGate[Any, Any]) -> None:
     } == rungs
 
 
+def test_a_new_epoch_can_be_warmed_up_in_one_rung(gate: CacheGate[Any, Any]) -> None:
+    """
+    What follows a new epoch applies to what the epoch is against.
+    """
+    both = BumpEpoch(gate) + WarmCache(gate, ["a"], per_second=10)
+    assert [True, False] == [both.applies(Fault(kind)) for kind in ("poisoned", "cold")]
+
+
+def test_a_mode_can_be_changed_by_whoever_has_the_lock_of_the_mapping() -> None:
+    """
+    The end of a bypass waits for the lock of the mapping, and keeps nobody from changing the mode meanwhile.
+    """
+    lock = threading.RLock()
+    gate: CacheGate[str, Any] = CacheGate({}, str, lock=lock)
+    gate.mode = GateMode.BYPASS
+    with lock:
+        other = threading.Thread(target=lambda: setattr(gate, "mode", GateMode.NORMAL))
+        other.start()
+        while gate.mode is not GateMode.NORMAL:
+            threading.Event().wait(0.001)
+        gate.mode = GateMode.STALE_ON_ERROR
+    other.join(10)
+    assert (GateMode.STALE_ON_ERROR, 1) == (gate.mode, gate.epoch)
+
+
 def test_a_server_that_is_gone_is_bypassed_and_used_again_when_it_is_back(server: Server) -> None:
     """
     The bypass heals the application at once, stays for as long as the server is gone, and a probation more.

@@ -11,6 +11,8 @@ import os
 import pathlib
 import stat
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from selfheal import ConfigError, HealthStatus, SelfHealError
@@ -274,6 +276,35 @@ def test_symlinks_are_followed_and_stay(make, watch, path, tmp_path):
     config.restore(config.good)
     assert (True, "../app.conf", "first") == (link.is_symlink(), os.readlink(link), path.read_text())
     assert [".current.conf.selfheal", "current.conf"] == listing(link.parent)
+    path.write_text("broken")  # and what a plain rename would have done
+    (tmp_path / "copy").write_text("first")
+    os.replace(tmp_path / "copy", link)
+    assert (False, "broken") == (link.is_symlink(), path.read_text())
+
+
+def test_readers_and_other_writers_see_whole_versions_only(make, watch, path):
+    """
+    While four threads put versions back and forth, every read finds the one or the other, and nothing lies about.
+    """
+    good, bad = "good " * 4000, "bad " * 5000
+    path.write_text(good)
+    config = make(path)
+    watch(config, 40)
+    path.write_text(bad)
+    versions = [config.restore(config.good), config.good]
+
+    def swap():
+        for number in range(20):
+            config.restore(versions[number % 2])
+
+    with ThreadPoolExecutor(4) as pool:
+        swaps = [pool.submit(swap) for _ in range(4)]
+        found = {path.read_text()}
+        while not all(each.done() for each in swaps):
+            found.add(path.read_text())
+    assert [None] * 4 == [each.result() for each in swaps]
+    assert {good, bad} == found
+    assert [".app.conf.selfheal", "app.conf"] == listing(path.parent)
 
 
 def test_what_somebody_else_changed_is_not_undone(make, watch, path):

@@ -176,9 +176,9 @@ class WarmCache(RecoveryAction):
     """
     Get values that will be wanted, so many a second and no faster.
 
-    Against ``cold``. What is there already is not loaded again. It stops early when
-    its time is up, which is no failure: whether it was enough is seen by the next
-    looks. When the incident is over or the healer stops, it stops as well.
+    Against ``cold``, or after something else: ``BumpEpoch(gate) + WarmCache(gate, keys, per_second=10)``. What is
+    there already is not loaded again. It stops early when its time is up, which is no failure: whether it was
+    enough is seen by the next looks. When the incident is over or the healer stops, it stops as well.
 
     Args:
         gate: Of the cache.
@@ -191,8 +191,6 @@ class WarmCache(RecoveryAction):
 
     .. versionadded:: 26.1.0
     """
-
-    kinds: ClassVar = frozenset({"cold"})
 
     gate: CacheGate[Any, Any]
     keys: Callable[[], Iterable[Any]] = attrs.field(converter=_keys)
@@ -283,5 +281,5 @@ def cache_ladder(
     if not gate.is_shared:
         ladder = rung(ClearCache(gate), attempts=2, cooldown=1.0) >> ladder
     if keys is not None:
-        ladder = ladder >> WarmCache(gate, keys, per_second=per_second)
+        ladder = ladder >> WarmCache(gate, keys, per_second=per_second).when(kinds={"cold"})
     return ladder >> CacheMode(gate, GateMode.BYPASS).when(kinds=_BYPASS_KINDS)

@@ -278,6 +278,7 @@ class Fetching:
         finally:
             if not is_gone:  # what must go and cannot is made unreachable
                 self.begin(None)
+                self.sweep()
 
     def dropping(self, key: Any) -> Plan[None]:
         """
@@ -329,9 +330,14 @@ class Fetching:
             self.epoch = told
             self._last_good.clear()
             self._looked_at = -math.inf
+
+    def sweep(self) -> None:
+        """
+        Give back the room of entries that nobody finds any more.
+        """
         try:
             self._store.clear()
-        except Exception:  # noqa: BLE001 - nobody finds its entries any more in any case
+        except Exception:  # noqa: BLE001 - they only take room
             self._count("store_errors")
 
     def _knowing(self) -> Plan[None]:

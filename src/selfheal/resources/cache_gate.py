@@ -101,7 +101,7 @@ class CacheGate(Generic[K, V]):
             clock=SystemClock() if clock is None else clock,
             uniform=(randomness.Random() if random is None else random).random,  # noqa: S311 - picks samples
         )
-        self._wished = GateMode.NORMAL
+        #: Who wants how much less of the cache; what was set by hand is the gate's own wish.
         self._held: dict[object, GateMode] = {}
         self._lock = threading.Lock()
         self.is_async: Final = self._store.is_async or is_async(load)
@@ -208,27 +208,19 @@ class CacheGate(Generic[K, V]):
 
     @mode.setter
     def mode(self, mode: GateMode) -> None:
-        mode = GateMode(mode)
-        with self._lock:
-            self._wished = mode
-            self._settle()
+        self._settle(self, GateMode(mode))
 
     def hold(self, owner: object, mode: GateMode) -> None:
         """
         Use no more of the cache than *mode* allows until *owner* releases it.
         """
-        mode = GateMode(mode)
-        with self._lock:
-            self._held[owner] = mode
-            self._settle()
+        self._settle(owner, GateMode(mode))
 
     def release(self, owner: object) -> None:
         """
         Take back what *owner* holds, if anything.
         """
-        with self._lock:
-            self._held.pop(owner, None)
-            self._settle()
+        self._settle(owner, None)
 
     def bump(self) -> None:
         """
@@ -255,6 +247,7 @@ class CacheGate(Generic[K, V]):
         The steps of `bump`.
         """
         self._fetching.begin(None)
+        self._fetching.sweep()
         if self._store.is_shared:
             yield from self._fetching.agreeing()
 
@@ -278,11 +271,19 @@ class CacheGate(Generic[K, V]):
         self._fetching.reset_after_fork()
         self._store.reset_after_fork()
 
-    def _settle(self) -> None:
-        before, mode = self.mode, max([self._wished, *self._held.values()])
-        if before is GateMode.BYPASS and mode is not before:
-            self._fetching.begin(None)
-        self._fetching.mode = mode
+    def _settle(self, owner: object, mode: GateMode | None) -> None:
+        with self._lock:
+            if mode is None:
+                self._held.pop(owner, None)
+            else:
+                self._held[owner] = mode
+            wanted = max(self._held.values(), default=GateMode.NORMAL)
+            leaves_bypass = self.mode is GateMode.BYPASS and wanted is not GateMode.BYPASS
+            if leaves_bypass:
+                self._fetching.begin(None)
+            self._fetching.mode = wanted
+        if leaves_bypass:  # not under our lock, for it needs the mapping's, too
+            self._fetching.sweep()
 
     def _require_sync(self, instead: str) -> None:
         if self.is_async:

@@ -118,8 +118,9 @@ def discard(path: str) -> None:
     """
     Throw away what was prepared for *path*, if anything was.
     """
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary_of(path))
+    temporary = temporary_of(path)
+    if os.path.lexists(temporary):  # a read-only mount would not even say that there is none
+        os.unlink(temporary)
 
 
 def temporary_of(path: str) -> str:
