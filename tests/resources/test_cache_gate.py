@@ -342,8 +342,11 @@ def test_a_forked_child_waits_for_no_load_of_its_parent(source: Source) -> None:
     assert source.reached.wait(10)
     child = os.fork()
     if not child:
-        source.is_slow = False
-        os._exit(0 if gate.get("a") == "a-1" else 1)
+        source.is_slow, status = False, 1
+        try:
+            status = 0 if gate.get("a") == "a-1" else 2
+        finally:
+            os._exit(status)
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     source.go_on.set()
     assert "a-1" == parents()
