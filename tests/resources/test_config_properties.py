@@ -180,4 +180,4 @@ TestVersions = Versions.TestCase
 TestVersions.__doc__ = """
 Whatever is pushed, looked at, restarted and restored: the good version is the one that the whole history says.
 """
-TestVersions.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestVersions.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)

@@ -37,6 +37,9 @@ Path: TypeAlias = str | os.PathLike[str]
 #: Files of one version. Each look asks for the state of every one of them.
 MAX_FILES: Final = 100
 
+# A leak, or a cache that runs dry, takes minutes to show. Kubernetes asks for none by default (minReadySeconds: 0).
+_HEALTHY_FOR: Final = 300.0
+
 
 class _Look(NamedTuple):
     """
@@ -99,8 +102,7 @@ class ConfigFiles:
         paths: Path | Iterable[Path],
         *,
         reload: Callable[[], object],
-        healthy_for: float
-        | dt.timedelta = 300.0,  # Polly and Envoy forgive after seconds; a leak takes minutes to show
+        healthy_for: float | dt.timedelta = _HEALTHY_FOR,
         keep: int = 5,
         store: Path | None = None,
         name: str = "config",
