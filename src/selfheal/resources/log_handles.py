@@ -1,12 +1,14 @@
 """
-What can be known about the file behind a logging handler, without writing to it.
+What can be known about the file behind a logging handler, without writing to it, and how it gets another one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
+import stat
 
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
@@ -66,7 +68,76 @@ def reopens_by_itself(handler: logging.FileHandler) -> bool:
     """
     Whether it follows its name when the file behind it is replaced.
     """
-    return isinstance(handler, logging.handlers.WatchedFileHandler)
+    return isinstance(handler, logging.handlers.WatchedFileHandler) or keeps_its_file(handler)
+
+
+def keeps_its_file(handler: logging.FileHandler) -> bool:
+    """
+    Whether it brings its own way to write and to roll over, as concurrent-log-handler does: its file is its business.
+    """
+    own = (getattr(type(handler), method, logging.FileHandler.emit) for method in ("emit", "doRollover"))
+    return all(method.__module__ not in ("logging", "logging.handlers") for method in own)
+
+
+def strayed(handler: logging.FileHandler) -> str | None:
+    """
+    What is wrong with the name of the file that *handler* has open; `None` if nothing is. Its lock is taken only then.
+    """
+    if _strayed(handler) is None:
+        return None
+    # It may be in the middle of a rotation. Whoever has the lock sees it as it is.
+    handler.acquire()
+    try:
+        return _strayed(handler)
+    finally:
+        handler.release()
+
+
+def _strayed(handler: logging.FileHandler) -> str | None:
+    opened, named = open_file(handler), named_file(handler.baseFilename)
+    if opened is None or reopens_by_itself(handler):
+        return None
+    if named is None:
+        return f"{handler.baseFilename} was deleted or renamed, and is still written ({opened.st_size} bytes)"
+    if identity(named) != identity(opened):
+        return f"{handler.baseFilename} is another file now than the one that is written"
+    return None
+
+
+def replace_stream(handler: logging.FileHandler, like: os.stat_result | None) -> None:
+    """
+    Go on in the file that has the handler's name now, or, if it cannot be opened, where it wrote before.
+
+    Call it with the handler's lock. From now on the handler appends: mode "w" would empty what others have written.
+
+    Args:
+        handler: Of the file.
+        like: Whose permissions the file gets, if it has to be made.
+
+    Raises:
+        OSError: If it cannot be opened. Nothing has changed then.
+    """
+
+    def opener(path: str, flags: int) -> int:
+        # A log that only its owner could read must not become public, not for a moment. Whoever has made the file
+        # already has decided that.
+        if like is not None:
+            with contextlib.suppress(FileExistsError):
+                file = os.open(path, flags | os.O_EXCL, stat.S_IMODE(like.st_mode))
+                with contextlib.suppress(OSError, AttributeError):
+                    os.fchmod(file, stat.S_IMODE(like.st_mode))  # whatever the umask
+                return file
+        return os.open(path, flags, 0o666)
+
+    # The file itself: a symlink whose target was moved away leads nowhere, and is not to be replaced.
+    path = os.path.realpath(handler.baseFilename)
+    new = open(path, "a", encoding=handler.encoding, errors=handler.errors, opener=opener)  # noqa: SIM115
+    handler.mode = "a"
+    old, handler.stream = handler.stream, new
+    # What is left in its buffer could not be written before either, which the handler has reported then.
+    with contextlib.suppress(OSError):
+        if old is not None:
+            old.close()
 
 
 def live_files() -> frozenset[Identity]:
@@ -82,6 +153,20 @@ def live_files() -> frozenset[Identity]:
     return frozenset(files)
 
 
+def live_handlers() -> tuple[logging.FileHandler, ...]:
+    """
+    All handlers that a record may still reach and that write a regular file, each once.
+    """
+    attached = {id(handler) for handler in _attached()}
+    found: dict[int, logging.FileHandler] = {}
+    for handler in _handlers():
+        if isinstance(handler, logging.FileHandler) and (handler.stream is not None or id(handler) in attached):
+            file = open_file(handler) or named_file(handler.baseFilename)
+            if file is None or stat.S_ISREG(file.st_mode):
+                found[id(handler)] = handler
+    return tuple(found.values())
+
+
 def _handlers() -> Iterator[logging.Handler]:
     # The list of all handlers is not documented, so the loggers are asked as well; it alone knows those that a
     # QueueListener feeds.
@@ -90,7 +175,10 @@ def _handlers() -> Iterator[logging.Handler]:
         handler = reference()
         if handler is not None:
             yield handler
-    loggers = [logging.getLogger(), *list(logging.getLogger().manager.loggerDict.values())]
-    for logger in loggers:
+    yield from _attached()
+
+
+def _attached() -> Iterator[logging.Handler]:
+    for logger in [logging.getLogger(), *list(logging.getLogger().manager.loggerDict.values())]:
         if isinstance(logger, logging.Logger):
             yield from list(logger.handlers)

@@ -14,7 +14,7 @@ import attrs
 
 from selfheal.errors import Unhealthy
 from selfheal.model.settings import at_least_one
-from selfheal.resources.log_handles import identity, named_file, open_file, reopens_by_itself
+from selfheal.resources.log_handles import named_file, strayed
 from selfheal.resources.settings import zero_or_more
 
 
@@ -59,15 +59,9 @@ class LogOverflow:
             Unhealthy: ``stale`` if the open file was deleted or renamed, ``full`` if a limit is exceeded.
         """
         path = self.source if isinstance(self.source, str) else self.source.baseFilename
-        if isinstance(self.source, logging.FileHandler) and _strayed(self.source):
-            # It may be in the middle of a rotation. Whoever has the lock sees it as it is.
-            self.source.acquire()
-            try:
-                fault = _strayed(self.source)
-            finally:
-                self.source.release()
-            if fault:
-                raise Unhealthy("stale", fault)
+        fault = strayed(self.source) if isinstance(self.source, logging.FileHandler) else None
+        if fault is not None:
+            raise Unhealthy("stale", fault)
         named = named_file(path)
         directory = os.path.dirname(os.path.realpath(path))
         if not os.path.isdir(directory):
@@ -89,15 +83,3 @@ class LogOverflow:
             raise Unhealthy(
                 "full", f"the disk of {directory} has {disk.f_favail} inodes free, {self.min_free_inodes} are wanted"
             )
-
-
-def _strayed(handler: logging.FileHandler) -> str | None:
-    """What is wrong with the name of the file that *handler* has open."""
-    opened, named = open_file(handler), named_file(handler.baseFilename)
-    if opened is None or reopens_by_itself(handler):
-        return None
-    if named is None:
-        return f"{handler.baseFilename} was deleted or renamed, and is still written ({opened.st_size} bytes)"
-    if identity(named) != identity(opened):
-        return f"{handler.baseFilename} is another file now than the one that is written"
-    return None

@@ -24,7 +24,14 @@ from selfheal.errors import Escalate
 from selfheal.model.ladder import RecoveryContext
 from selfheal.recovery import RecoveryAction
 from selfheal.resources.log_compression import compress
-from selfheal.resources.log_handles import identity, live_files, named_file, open_file, require_file_handler
+from selfheal.resources.log_handles import (
+    identity,
+    live_files,
+    named_file,
+    open_file,
+    replace_stream,
+    require_file_handler,
+)
 
 
 #: Matches, behind the name of the log file, what `RotateLog` calls its archives, compressed or not.
@@ -112,7 +119,7 @@ class RotateLog(RecoveryAction):
         path = os.path.realpath(handler.baseFilename)
         opened, named = open_file(handler), named_file(path)
         if opened is not None and (named is None or identity(named) != identity(opened)):
-            _replace_stream(handler, opened)
+            replace_stream(handler, opened)
             return f"{path} had been deleted or renamed; reopened", None
         if named is None or not named.st_size:
             return f"{path} is empty; nothing to rotate", None
@@ -122,7 +129,7 @@ class RotateLog(RecoveryAction):
         archive = _move_away(path)
         try:
             if opened is not None:
-                _replace_stream(handler, opened)
+                replace_stream(handler, opened)
         except BaseException:
             # The stream, which is still the old one, goes on under its old name; over an empty file at most.
             unopened = named_file(path)
@@ -182,18 +189,3 @@ def _reserve(archive: str) -> bool:
             raise
         return not os.path.lexists(archive)
     return True
-
-
-def _replace_stream(handler: logging.FileHandler, old_file: os.stat_result) -> None:
-    """Go on in a new file, or, if it cannot be opened, in the old one."""
-    # Always to append: mode 'w' would empty what somebody else may have put there since.
-    new = open(handler.baseFilename, "a", encoding=handler.encoding, errors=handler.errors)  # noqa: SIM115
-    # A log that only its owner could read must not become public by a rotation. Where the file is not ours to change,
-    # somebody else has made it and decided that.
-    with contextlib.suppress(OSError, AttributeError):
-        os.fchmod(new.fileno(), stat.S_IMODE(old_file.st_mode))
-    old, handler.stream = handler.stream, new
-    # What is left in its buffer could not be written before either, which the handler has reported then.
-    with contextlib.suppress(OSError):
-        if old is not None:
-            old.close()
