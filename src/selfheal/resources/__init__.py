@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from selfheal.resources.cache_stores import SharedCache
     from selfheal.resources.config_files import ConfigFiles
     from selfheal.resources.config_rollback import RollbackConfig, RollForwardConfig
+    from selfheal.resources.process_loop import Block, LoopWatchdog
+    from selfheal.resources.process_stacks import ThreadDump
     from selfheal.resources.rebuild import Rebuild
     from selfheal.resources.rebuildable import Rebuildable
     from selfheal.resources.router import Router
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "Block",
     "BumpEpoch",
     "CacheGate",
     "CacheHealth",
@@ -33,6 +36,7 @@ __all__ = [
     "ClearCache",
     "ConfigFiles",
     "GateMode",
+    "LoopWatchdog",
     "Rebuild",
     "Rebuildable",
     "RedisMemory",
@@ -41,6 +45,7 @@ __all__ = [
     "Router",
     "SharedCache",
     "SwitchTo",
+    "ThreadDump",
     "WarmCache",
     "cache_ladder",
     "switch_ladder",
@@ -56,6 +61,8 @@ __getattr__ = lazily(
         "selfheal.resources.cache_gate": ("CacheGate",),
         "selfheal.resources.cache_health": ("CacheHealth", "RedisMemory"),
         "selfheal.resources.cache_stores": ("SharedCache",),
+        "selfheal.resources.process_loop": ("Block", "LoopWatchdog"),
+        "selfheal.resources.process_stacks": ("ThreadDump",),
         "selfheal.resources.rebuild": ("Rebuild",),
         "selfheal.resources.rebuildable": ("Rebuildable",),
         "selfheal.resources.router": ("Router",),
