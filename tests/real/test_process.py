@@ -5,14 +5,18 @@ The process itself, in real time: a blocked loop, a hung engine, the way out.
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import textwrap
 import threading
+import time
 
 import pytest
 import trio
 
 from selfheal import ConfigError, HealthStatus
-from selfheal.errors import IllegalTransitionError
-from selfheal.resources import Block, LoopWatchdog
+from selfheal.errors import IllegalTransitionError, NotRunningError
+from selfheal.resources import Block, DeadMan, LoopWatchdog
 
 
 def block_the_loop(seen: threading.Event) -> None:
@@ -121,3 +125,96 @@ def test_a_limit_that_never_ends_or_is_no_time_is_refused(limit):
     """
     with pytest.raises(ConfigError, match="must be a finite number of seconds"):
         LoopWatchdog(limit)
+
+
+def program(text: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
+    """A program of its own, which may end as it likes."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(text), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+HOLDS_THE_GIL = """
+    import re, sys, threading
+    from selfheal import Healer
+    from selfheal.resources import DeadMan
+
+    def probe():
+        pass
+
+    def catastrophe():
+        print("begins", flush=True)
+        re.match(r"(a+)+$", "a" * 64 + "b")  # takes years, in C, with the interpreter's lock
+
+    with DeadMan(1.0, file=sys.argv[1]) as dead_man, Healer([dead_man.check()], phase=0):
+        threading.Event().wait(0.5)
+        catastrophe()
+"""
+
+
+def test_a_process_whose_interpreter_is_held_by_c_code_ends_on_time_with_its_stacks(tmp_path):
+    """
+    DeadMan lets a turning healer live, and ends the process with code 1 though no Python code can run any more.
+    """
+    dump = tmp_path / "stacks.txt"
+    with program(HOLDS_THE_GIL, str(dump)) as process:
+        assert "begins\n" == process.stdout.readline()
+        began = time.monotonic()
+        assert 1 == process.wait(timeout=30)
+        took = time.monotonic() - began
+    assert 0.7 < took < 10
+    assert "in catastrophe" in dump.read_text()
+
+
+HEALTHY = """
+    import asyncio, os, sys, threading
+    from selfheal import Healer
+    from selfheal.resources import DeadMan
+
+    async def main():
+        async with Healer([dead_man.check()], phase=0):
+            await asyncio.sleep(2.2)
+
+    with DeadMan(2.0) as dead_man:
+        asyncio.run(main())
+        child = os.fork()
+        if not child:
+            sys.exit(7)  # the ordinary way
+        _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_healthy_process_is_left_alone_and_its_forked_child_can_end():
+    """
+    DeadMan does not fire while the healer turns, and a child that was forked meanwhile does not hang at its end.
+    """
+    with program(HEALTHY) as process:
+        out, err = process.communicate(timeout=30)
+    assert (0, "7\n") == (process.returncode, out), err
+    assert "Timeout" not in err
+
+
+def test_there_is_one_dead_man_in_a_process():
+    """
+    A second one is refused, and one that is not entered gives no signs of life.
+    """
+    with DeadMan(60) as first:
+        with pytest.raises(IllegalTransitionError, match="in this process already"), DeadMan(60):
+            pass
+        assert asyncio.run(first.check().probe()) is None
+    with pytest.raises(NotRunningError, match="is not armed"):
+        asyncio.run(first.check().probe())
+
+
+@pytest.mark.parametrize("timeout", [0, float("inf"), float("nan")])
+def test_a_dead_man_needs_a_time(timeout):
+    """
+    The timeout is a number of seconds that comes to an end.
+    """
+    with pytest.raises(ConfigError):
+        DeadMan(timeout)

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from selfheal.resources.cache_stores import SharedCache
     from selfheal.resources.config_files import ConfigFiles
     from selfheal.resources.config_rollback import RollbackConfig, RollForwardConfig
+    from selfheal.resources.process_deadman import DeadMan
     from selfheal.resources.process_loop import Block, LoopWatchdog
     from selfheal.resources.process_stacks import ThreadDump
+    from selfheal.resources.process_systemd import SdNotify
     from selfheal.resources.rebuild import Rebuild
     from selfheal.resources.rebuildable import Rebuildable
     from selfheal.resources.router import Router
@@ -35,6 +37,7 @@ __all__ = [
     "CacheStatistics",
     "ClearCache",
     "ConfigFiles",
+    "DeadMan",
     "GateMode",
     "LoopWatchdog",
     "Rebuild",
@@ -43,6 +46,7 @@ __all__ = [
     "RollForwardConfig",
     "RollbackConfig",
     "Router",
+    "SdNotify",
     "SharedCache",
     "SwitchTo",
     "ThreadDump",
@@ -61,8 +65,10 @@ __getattr__ = lazily(
         "selfheal.resources.cache_gate": ("CacheGate",),
         "selfheal.resources.cache_health": ("CacheHealth", "RedisMemory"),
         "selfheal.resources.cache_stores": ("SharedCache",),
+        "selfheal.resources.process_deadman": ("DeadMan",),
         "selfheal.resources.process_loop": ("Block", "LoopWatchdog"),
         "selfheal.resources.process_stacks": ("ThreadDump",),
+        "selfheal.resources.process_systemd": ("SdNotify",),
         "selfheal.resources.rebuild": ("Rebuild",),
         "selfheal.resources.rebuildable": ("Rebuildable",),
         "selfheal.resources.router": ("Router",),

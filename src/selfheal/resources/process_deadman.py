@@ -1,0 +1,135 @@
+"""
+`DeadMan`: ends a process whose healer does not turn any more, even while C code holds the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import threading
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from selfheal.checks import HealthCheck
+from selfheal.errors import ConfigError, IllegalTransitionError, NotRunningError
+from selfheal.model.policy import HealingPolicy
+from selfheal.model.settings import seconds
+from selfheal.resources.process_stacks import open_dump
+
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+#: Signs of life within the timeout: one may be lost, or come late.
+_SIGNS: Final = 4
+
+#: The longest that faulthandler can wait, by far: a year.
+_MAX_TIMEOUT: Final = 365 * 86400.0
+
+#: faulthandler has one timer for the process, and whoever sets it again takes it from the one before.
+_lock = threading.Lock()
+_armed: list[Callable[[], None]] = []
+_hooked: list[bool] = []
+
+
+class DeadMan:
+    """
+    Without a sign of life from the healer for *timeout* seconds: write all threads' stacks and end the process.
+
+    ``check()`` is what gives the signs, from the loop of the healer itself, so it stands for the engine: a thread for
+    a sync healer, your own loop for an async one. The timer is faulthandler's, a thread in C that does not need the
+    interpreter's lock. Whatever supervises the process starts it again.
+
+    It is armed from the moment it is entered until it is left, so it has to be outside of the healer::
+
+        with DeadMan(30) as dead_man, Healer([dead_man.check(), ...]):
+            serve()
+
+    There is one in a process at most, and `faulthandler.dump_traceback_later` is not available to others meanwhile.
+    A forked child is not armed until a healer of its own runs the check.
+
+    Args:
+        timeout: Seconds without a sign of life, at least as many as the longest pause that is no reason to end.
+        exit: End the process, with code 1 and without any cleaning up. If not, only the stacks are written.
+        file: Where the stacks go, as of `ThreadDump`. Default: the standard error.
+
+    Raises:
+        ConfigError: If *timeout* is out of range.
+
+    .. versionadded:: 26.1.0
+    """
+
+    def __init__(
+        self,
+        timeout: float | dt.timedelta,
+        *,
+        exit: bool = True,  # noqa: A002 - as faulthandler calls it
+        file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.timeout: Final = seconds(timeout)
+        if not 0 < self.timeout <= _MAX_TIMEOUT:
+            msg = f"timeout={self.timeout:g}: must be greater than 0 seconds, and a year at most."
+            raise ConfigError(msg)
+        self._exit = exit
+        self._file = None if file is None else os.fspath(file)
+        self._fd = 2
+
+    def check(self) -> HealthCheck:
+        """
+        Its signs of life, four within the timeout, as a check for the healer. It is always healthy, while it runs.
+        """
+        interval = self.timeout / _SIGNS
+        # Nothing heals it, but every policy has to leave room for a proof.
+        policy = HealingPolicy(interval=interval, timeout=interval, jitter=0, rise=1, verify_within=self.timeout)
+        return HealthCheck(self._sign, name="dead_man", policy=policy)
+
+    def __enter__(self) -> Self:
+        with _lock:
+            if _armed:
+                msg = "there is a DeadMan in this process already: one timer is all there is. Share the one."
+                raise IllegalTransitionError(msg)
+            if self._file is not None:
+                self._fd = open_dump(self._file)
+            if not _hooked and hasattr(os, "register_at_fork"):
+                # A child that inherits the timer, but not its thread, would wait for that thread when it ends: for ever.
+                os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_lock.release)
+                _hooked.append(True)
+            _armed.append(self._arm)
+            self._arm()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with _lock:
+            _armed.remove(self._arm)
+            faulthandler.cancel_dump_traceback_later()
+            if self._file is not None:
+                os.close(self._fd)
+
+    # On the loop, not in a thread: a busy thread pool does not mean that the engine hangs.
+    async def _sign(self) -> None:
+        with _lock:
+            if self._arm not in _armed:
+                msg = "this DeadMan is not armed: enter it, outside of the healer."
+                raise NotRunningError(msg)
+            self._arm()
+
+    def _arm(self) -> None:
+        faulthandler.dump_traceback_later(self.timeout, exit=self._exit, file=self._fd)
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+    if _armed:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _after_fork() -> None:
+    try:
+        for arm in _armed:
+            arm()
+    finally:
+        _lock.release()

@@ -1,0 +1,93 @@
+"""
+SdNotify, against a real datagram socket that stands for systemd's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import socket
+
+import pytest
+
+from selfheal.resources import SdNotify
+from selfheal.testing import simulate
+
+
+@pytest.fixture(params=["path", "abstract"])
+def systemd(request, tmp_path):
+    address = f"@selfheal-{os.getpid()}" if request.param == "abstract" else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(address.replace("@", "\0"))
+        receiver.setblocking(False)
+        yield receiver, address
+
+
+def received(systemd) -> list[str]:
+    messages = []
+    while True:
+        try:
+            messages.append(systemd.recv(4096).decode())
+        except BlockingIOError:
+            return messages
+
+
+def test_what_is_told_arrives_as_systemd_wants_it(systemd):
+    """
+    Each method sends one message in the words of sd_notify(3), to a path and to an abstract address.
+    """
+    receiver, address = systemd
+    notify = SdNotify({"NOTIFY_SOCKET": address})
+    assert notify.ready()
+    assert notify.status("two\nlines")
+    assert notify.extend_timeout(dt.timedelta(seconds=1.5))
+    assert notify.stopping()
+    assert ["READY=1", "STATUS=two lines", "EXTEND_TIMEOUT_USEC=1500000", "STOPPING=1"] == received(receiver)
+
+
+def test_signs_of_life_come_at_half_of_the_watchdogs_time(systemd):
+    """
+    A healer that turns gives a sign at half of WATCHDOG_USEC; over 60 s with a watchdog of 10 s these are twelve or so.
+    """
+    receiver, address = systemd
+    notify = SdNotify({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "10000000", "WATCHDOG_PID": str(os.getpid())})
+    assert 10.0 == notify.watchdog
+    check = notify.check()
+    assert (5.0, 0) == (check.policy.interval, check.policy.jitter)
+    simulate([check], until=60)
+    assert {"WATCHDOG=1"} == set(messages := received(receiver))
+    assert len(messages) in {11, 12, 13}
+
+
+@pytest.mark.parametrize(
+    "watchdog",
+    [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}],
+)
+def test_no_sign_is_sent_that_nobody_wants(systemd, watchdog):
+    """
+    Without a watchdog, or with one that is meant for another process, the check sends nothing.
+    """
+    receiver, address = systemd
+    notify = SdNotify({"NOTIFY_SOCKET": address, **watchdog})
+    assert notify.watchdog is None
+    asyncio.run(notify.check().probe())
+    assert [] == received(receiver)
+
+
+@pytest.mark.parametrize("address", [None, "", "/nobody/listens/here", "vsock:2:1234", "@" + "x" * 500])
+def test_without_systemd_nothing_happens(address):
+    """
+    Where no socket is given, or nobody listens at it, nothing is sent and nothing is raised.
+    """
+    notify = SdNotify({} if address is None else {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"})
+    assert not notify.ready()
+    asyncio.run(notify.check().probe())
+
+
+def test_a_full_queue_loses_the_message_and_does_not_wait(systemd):
+    """
+    When systemd does not read, what cannot be queued is lost at once.
+    """
+    notify = SdNotify({"NOTIFY_SOCKET": systemd[1]})
+    assert not all(notify.ready() for _ in range(100_000))
