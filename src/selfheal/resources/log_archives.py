@@ -24,6 +24,7 @@ from selfheal.model.ladder import RecoveryContext
 from selfheal.model.settings import at_least_one, not_negative, optional_seconds
 from selfheal.recovery import RecoveryAction
 from selfheal.resources.log_handles import Identity, identity, live_files
+from selfheal.resources.log_sharing import is_written
 from selfheal.resources.settings import zero_or_more
 
 
@@ -70,8 +71,9 @@ class PruneArchives(RecoveryAction):
 
     Touched are regular files directly in *directory* whose names match
     *pattern*; never a file that a logging handler of this process has open or
-    names, never one of *active*, never anything through a symlink. The folder and
-    pattern are the permission, so this does not count as destructive.
+    names, or that (on Linux) any process has open to write, never one of
+    *active*, never anything through a symlink. The folder and pattern are the
+    permission, so this does not count as destructive.
 
     Args:
         directory: The folder. Its last part must not be a symlink.
@@ -209,7 +211,20 @@ def _delete(archive: _Archive, folder: int) -> bool:
         found = os.stat(archive.name, dir_fd=folder, follow_symlinks=False)
         if identity(found) != archive.identity or not stat.S_ISREG(found.st_mode):
             return False
+        if _is_written(archive.name, folder):
+            return False  # by another process, whose lines would be lost; nor would it free anything
         os.unlink(archive.name, dir_fd=folder)
     except (FileNotFoundError, PermissionError):
         return False  # it has gone by itself, or must stay; the limits are looked at all the same
     return True
+
+
+def _is_written(name: str, folder: int) -> bool:
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except PermissionError:
+        return False  # it cannot be told, and to delete it is allowed
+    try:
+        return is_written(file) is True
+    finally:
+        os.close(file)

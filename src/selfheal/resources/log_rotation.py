@@ -12,6 +12,7 @@ import datetime as dt
 import errno
 import logging
 import os
+import re
 import stat
 
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from selfheal.model.ladder import RecoveryContext
 from selfheal.recovery import RecoveryAction
 from selfheal.resources.log_compression import compress
 from selfheal.resources.log_handles import (
+    Identity,
     identity,
     live_files,
     named_file,
@@ -32,10 +34,13 @@ from selfheal.resources.log_handles import (
     replace_stream,
     require_file_handler,
 )
+from selfheal.resources.log_sharing import rotating
 
 
 #: Matches, behind the name of the log file, what `RotateLog` calls its archives, compressed or not.
 ARCHIVE_PATTERN: Final = ".????????T??????Z-*"
+
+_ARCHIVE: Final = r"\.\d{8}T\d{6}Z-\d+"
 
 # Names that are tried within one second before it is taken for a bug.
 _TRIES: Final = 10_000
@@ -59,12 +64,14 @@ class RotateLog(RecoveryAction):
     ``doRollover`` of theirs deletes an archive, or does nothing. A subclass with a ``doRollover`` of its own
     is asked for that, because only it knows how it writes.
 
-    Files written by several processes are not for this action: what the others
-    write after the rename goes into the archive, and is lost if that is compressed.
+    Several processes may write the file, each with a handler of its own and this action: one rotates, under a lock on
+    the file, and the others only reopen. What they write until then is in the archive, which is
+    compressed by the last that leaves it. Off Linux nobody can tell who that is: pass ``compress=False`` there.
 
     Args:
         handler: A `logging.FileHandler`.
-        compress: Make a ``.gz`` of the archive afterwards, outside the lock, if the disk has room for it.
+        compress: Make a ``.gz`` of each archive afterwards, outside the lock, if nobody writes to it any more and the
+            disk has room for it.
         name: Of the action: a metric label.
 
     Raises:
@@ -85,10 +92,15 @@ class RotateLog(RecoveryAction):
             Escalate: If the file cannot be renamed, now or later: permissions, or no regular file.
             OSError: If it failed for a reason that may pass. The handler writes where it wrote before.
         """
-        self.handler.acquire()
+        path = os.path.realpath(self.handler.baseFilename)
         try:
-            ctx.check()
-            message, archive = self._rotate()
+            with rotating(path, check=ctx.check) as locked:
+                self.handler.acquire()
+                try:
+                    ctx.check()
+                    message = self._rotate(path, locked)
+                finally:
+                    self.handler.release()
         except OSError as exc:
             if exc.errno in _HOPELESS:
                 msg = (
@@ -97,12 +109,11 @@ class RotateLog(RecoveryAction):
                 )
                 raise Escalate(msg) from exc
             raise
-        finally:
-            self.handler.release()
         # Only now: whoever listens may log, with this very handler.
         ctx.log(message)
-        if archive is not None and self.compress:
-            self._compress(archive, ctx)
+        if self.compress:
+            for archive in _plain_archives(path):
+                self._compress(archive, ctx)
 
     def plan(self) -> str:
         """
@@ -110,23 +121,22 @@ class RotateLog(RecoveryAction):
         """
         return f"rename {self.handler.baseFilename} and go on in a new file"
 
-    def _rotate(self) -> tuple[str, str | None]:
-        """Return what was done, and the archive that there is to compress."""
+    def _rotate(self, path: str, locked: Identity | None) -> str:
+        """Return what was done."""
         handler = self.handler
         if (roll_over := _own_roll_over(handler)) is not None:
             roll_over()
-            return f"{handler.baseFilename} was rolled over by its handler", None
-        path = os.path.realpath(handler.baseFilename)
+            return f"{handler.baseFilename} was rolled over by its handler"
         opened, named = open_file(handler), named_file(path)
         if opened is not None and (named is None or identity(named) != identity(opened)):
             replace_stream(handler, opened)
-            return f"{path} had been deleted or renamed; reopened", None
+            return f"{path} had been deleted or renamed; reopened"
         if named is None or not named.st_size:
-            return f"{path} is empty; nothing to rotate", None
+            return f"{path} is empty; nothing to rotate"
         if not stat.S_ISREG(named.st_mode):
             msg = f"{path} is not a regular file and cannot be rotated"
             raise Escalate(msg)
-        archive = _move_away(path)
+        archive = _move_away(path) if locked in (None, identity(named)) else None
         try:
             if opened is not None:
                 replace_stream(handler, opened)
@@ -137,8 +147,8 @@ class RotateLog(RecoveryAction):
                 os.replace(archive, path)
             raise
         if archive is None:
-            return f"{path} was rotated by another process", None
-        return f"{path} was rotated ({named.st_size} bytes)", archive
+            return f"{path} was rotated by another process"
+        return f"{path} was rotated ({named.st_size} bytes)"
 
     def _compress(self, archive: str, ctx: RecoveryContext) -> None:
         try:
@@ -156,6 +166,20 @@ def _own_roll_over(handler: logging.FileHandler) -> Callable[[], object] | None:
     if roll_over is None or roll_over.__module__ == "logging.handlers":
         return None
     return cast("Callable[[], object]", roll_over)
+
+
+def _plain_archives(path: str) -> list[str]:
+    """The archives of *path* that hold something and are not compressed, the oldest first."""
+    folder, name = os.path.split(path)
+    ours = re.compile(re.escape(name) + _ARCHIVE)
+    found: list[tuple[int, str]] = []
+    for archive in os.listdir(folder):
+        if ours.fullmatch(archive):
+            with contextlib.suppress(FileNotFoundError):  # another process was here first
+                status = os.stat(os.path.join(folder, archive), follow_symlinks=False)
+                if status.st_size:
+                    found.append((status.st_mtime_ns, os.path.join(folder, archive)))
+    return [archive for _, archive in sorted(found)]
 
 
 def _move_away(path: str) -> str | None:
