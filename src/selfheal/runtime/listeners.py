@@ -104,10 +104,11 @@ class Dispatcher:
         """
         with self._lock:
             thread, self._thread = self._thread, None
-        if thread is None:
-            delivered()
-        else:
+        if thread is not None:
             self._queue.put(_Last(delivered))
+        # Under a virtual clock after what was posted to the loop, and on its thread, unless it has ended.
+        elif not (self._inline and self.post is not None and self.post(delivered)):
+            delivered()
 
     def _ensure_thread(self) -> None:
         if self._thread is None:
