@@ -5,6 +5,7 @@ The process itself, in real time: a blocked loop, a hung engine, the way out.
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import textwrap
@@ -218,3 +219,63 @@ def test_a_dead_man_needs_a_time(timeout):
     """
     with pytest.raises(ConfigError):
         DeadMan(timeout)
+
+
+EXITS = """
+    import logging, logging.handlers, os, sys, threading
+    from selfheal import Healer, HealthCheck, Unhealthy
+    from selfheal.resources import ExitForSupervisor
+
+    path, hangs = sys.argv[1:]
+    logging.basicConfig()
+    handler = logging.handlers.MemoryHandler(10_000, flushLevel=100, target=logging.FileHandler(path))
+    logging.getLogger("app").addHandler(handler)
+    logging.getLogger("app").warning("the last words")
+
+    class Hanging(logging.Handler):
+        def flush(self):
+            threading.Event().wait()
+
+    if hangs == "hangs":
+        logging.getLogger("app").addHandler(Hanging())
+
+    def probe():
+        raise Unhealthy("stuck", fatal=True)
+
+    check = HealthCheck(probe, name="app", recovery=ExitForSupervisor(grace=0.5), interval=0.1, timeout=0.5)
+    with Healer([check], allow_destructive=True, phase=0) as healer:
+        acted = threading.Event()
+        healer.on_event(lambda event: acted.set(), events=["selfheal.action.finished"])
+        print(acted.wait(20), flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("hangs", ["hangs", "flushes"])
+def test_a_supervised_process_ends_with_its_code_and_its_last_words(tmp_path, hangs):
+    """
+    With a supervisor the process ends with code 75; what was buffered is in the log, and a hung handler stops nothing.
+    """
+    path = tmp_path / "app.log"
+    with program(EXITS, str(path), hangs, env={**unsupervised(), "SUPERVISOR_ENABLED": "1"}) as process:
+        _, err = process.communicate(timeout=30)
+    assert 75 == process.returncode, err
+    assert "exiting with code 75 for supervisord: stuck" in err
+    if hangs == "flushes":
+        assert "the last words\n" == path.read_text()
+
+
+def test_a_process_that_nobody_would_start_again_lives_on(tmp_path):
+    """
+    Without a supervisor the action cannot help, and the process stays.
+    """
+    with program(EXITS, str(tmp_path / "app.log"), "flushes", env=unsupervised()) as process:
+        out, err = process.communicate(timeout=30)
+    assert (0, "True\n") == (process.returncode, out), err
+    assert "exiting" not in err
+
+
+def unsupervised() -> dict[str, str]:
+    """This environment, without the words of supervisors."""
+    words = ("INVOCATION_ID", "NOTIFY_SOCKET", "SUPERVISOR_ENABLED", "KUBERNETES_SERVICE_HOST", "SYSTEMD_EXEC_PID")
+    return {key: value for key, value in os.environ.items() if key not in words}

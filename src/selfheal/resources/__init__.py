@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from selfheal.resources.config_files import ConfigFiles
     from selfheal.resources.config_rollback import RollbackConfig, RollForwardConfig
     from selfheal.resources.process_deadman import DeadMan
+    from selfheal.resources.process_exit import ExitForSupervisor
     from selfheal.resources.process_loop import Block, LoopWatchdog
     from selfheal.resources.process_stacks import ThreadDump
     from selfheal.resources.process_systemd import SdNotify
@@ -38,6 +39,7 @@ __all__ = [
     "ClearCache",
     "ConfigFiles",
     "DeadMan",
+    "ExitForSupervisor",
     "GateMode",
     "LoopWatchdog",
     "Rebuild",
@@ -66,6 +68,7 @@ __getattr__ = lazily(
         "selfheal.resources.cache_health": ("CacheHealth", "RedisMemory"),
         "selfheal.resources.cache_stores": ("SharedCache",),
         "selfheal.resources.process_deadman": ("DeadMan",),
+        "selfheal.resources.process_exit": ("ExitForSupervisor",),
         "selfheal.resources.process_loop": ("Block", "LoopWatchdog"),
         "selfheal.resources.process_stacks": ("ThreadDump",),
         "selfheal.resources.process_systemd": ("SdNotify",),
