@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from selfheal.resources.config_rollback import RollbackConfig, RollForwardConfig
     from selfheal.resources.process_deadman import DeadMan
     from selfheal.resources.process_exit import ExitForSupervisor
+    from selfheal.resources.process_limits import DiskSpace, MemoryLimit, OpenFiles, ThreadCount
     from selfheal.resources.process_loop import Block, LoopWatchdog
     from selfheal.resources.process_stacks import ThreadDump
     from selfheal.resources.process_systemd import SdNotify
@@ -39,9 +40,12 @@ __all__ = [
     "ClearCache",
     "ConfigFiles",
     "DeadMan",
+    "DiskSpace",
     "ExitForSupervisor",
     "GateMode",
     "LoopWatchdog",
+    "MemoryLimit",
+    "OpenFiles",
     "Rebuild",
     "Rebuildable",
     "RedisMemory",
@@ -51,6 +55,7 @@ __all__ = [
     "SdNotify",
     "SharedCache",
     "SwitchTo",
+    "ThreadCount",
     "ThreadDump",
     "WarmCache",
     "cache_ladder",
@@ -69,6 +74,7 @@ __getattr__ = lazily(
         "selfheal.resources.cache_stores": ("SharedCache",),
         "selfheal.resources.process_deadman": ("DeadMan",),
         "selfheal.resources.process_exit": ("ExitForSupervisor",),
+        "selfheal.resources.process_limits": ("DiskSpace", "MemoryLimit", "OpenFiles", "ThreadCount"),
         "selfheal.resources.process_loop": ("Block", "LoopWatchdog"),
         "selfheal.resources.process_stacks": ("ThreadDump",),
         "selfheal.resources.process_systemd": ("SdNotify",),

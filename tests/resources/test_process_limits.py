@@ -1,0 +1,177 @@
+"""
+What a process may run out of: on this one, and on cgroups made of plain files.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import threading
+import types
+
+import pytest
+
+from selfheal import ConfigError, HealthStatus, Unhealthy
+from selfheal.resources import DiskSpace, MemoryLimit, OpenFiles, ThreadCount
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest.fixture
+def cgroup(tmp_path):
+    """A tree of two cgroups: the outer one with 1000 bytes, of which 500 are used, and the one of this process."""
+    proc, tree = tmp_path / "proc", tmp_path / "cgroup"
+    (inner := tree / "pod" / "container").mkdir(parents=True)
+    proc.mkdir()
+    (proc / "cgroup").write_text("12:cpu:/elsewhere\n0::/pod/container\n")
+    (proc / "mountinfo").write_text(
+        f"25 30 0:23 / /sys rw,nosuid - sysfs sysfs rw\n31 25 0:27 / {tree} rw,nosuid shared:9 - cgroup2 cgroup2 rw\n"
+    )
+    write(tree / "pod", limit="1000", used=500)
+    write(inner, limit="max", used=300)
+    return types.SimpleNamespace(probe=MemoryLimit(root=str(proc)), proc=proc, outer=tree / "pod", inner=inner)
+
+
+def write(folder, *, limit, used, inactive=0) -> None:
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {inactive}\n")
+
+
+def test_memory_is_measured_against_the_limit_that_is_nearest(cgroup):
+    """
+    Of all limits above a process the one counts of which the largest share is used.
+    """
+    assert {"share": 0.5} == cgroup.probe().data
+    write(cgroup.inner, limit="400", used=300)
+    assert {"share": 0.75} == cgroup.probe().data
+    write(cgroup.outer, limit="1000", used=901)
+    with pytest.raises(Unhealthy, match="exhausted: 901 of 1000 bytes of memory are used, 90% are allowed"):
+        cgroup.probe()
+
+
+def test_the_file_cache_that_can_be_dropped_does_not_count(cgroup):
+    """
+    A cgroup full of cached files is well.
+    """
+    write(cgroup.outer, limit="1000", used=1000, inactive=800)
+    assert {"share": 0.2} == cgroup.probe().data
+
+
+def test_a_container_that_sees_its_own_part_of_the_tree_finds_its_limit(cgroup):
+    """
+    Where the mount begins at the container's own cgroup, its names are seen from there.
+    """
+    write(cgroup.inner, limit="400", used=300)
+    (cgroup.proc / "mountinfo").write_text(f"31 25 0:27 /pod/container {cgroup.inner} rw - cgroup2 cgroup2 rw\n")
+    assert {"share": 0.75} == cgroup.probe().data
+
+
+@pytest.mark.parametrize("missing", ["cgroup", "mountinfo", "limits"])
+def test_without_a_limit_nothing_is_known_of_memory(cgroup, missing):
+    """
+    Without a cgroup v2, or a limit in it, the answer is UNKNOWN, which heals nothing.
+    """
+    if missing == "limits":
+        write(cgroup.outer, limit="max", used=500)
+    else:
+        (cgroup.proc / missing).unlink()
+    assert HealthStatus.UNKNOWN is cgroup.probe().status
+
+
+@linux
+def test_open_files_are_counted_against_the_soft_limit():
+    """
+    A few open files are healthy; more than the allowed share of the limit is exhausted.
+    """
+    before = OpenFiles()().data["share"]
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    pipes = [os.pipe() for _ in range(10)]
+    try:
+        assert pytest.approx(20 / limit) == OpenFiles()().data["share"] - before
+        with pytest.raises(Unhealthy, match=rf"exhausted: \d+ of {limit} file descriptors are open, 0% are allowed"):
+            OpenFiles(max_share=before)()
+    finally:
+        for fd in sum(pipes, ()):
+            os.close(fd)
+
+
+@linux
+def test_when_no_file_can_be_opened_any_more_it_is_still_told():
+    """
+    The probe needs a descriptor for itself, and knows what it means to get none.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    OpenFiles()()  # with what it imports
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    try:
+        with pytest.raises(Unhealthy, match=f"exhausted: {lowest_free} of {lowest_free} file descriptors are open"):
+            OpenFiles()()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@linux
+def test_one_thread_more_than_allowed_is_exhausted():
+    """
+    As many threads as allowed are healthy, and one more is not.
+    """
+    count = ThreadCount(100_000)().data["threads"]
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    assert HealthStatus.HEALTHY is ThreadCount(count)().status
+    thread.start()
+    try:
+        with pytest.raises(Unhealthy, match=f"exhausted: there are {count + 1} threads, {count} are allowed"):
+            ThreadCount(count)()
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_disk_is_full_when_less_is_free_than_wanted(tmp_path):
+    """
+    Bytes and inodes are looked at, and a path that is not there is down.
+    """
+    assert DiskSpace(tmp_path)().data["free"] > 0
+    with pytest.raises(Unhealthy, match=f"full: the disk of .* bytes free, {2**62} are wanted"):
+        DiskSpace(tmp_path, min_free_bytes=2**62)()
+    with pytest.raises(Unhealthy, match=r"down: .*gone is not there"):
+        DiskSpace(tmp_path / "gone")()
+
+
+@pytest.mark.parametrize(("inodes", "is_full"), [(1000, True), (0, False)])
+def test_a_disk_without_inodes_is_full_unless_it_counts_none(tmp_path, monkeypatch, inodes, is_full):
+    """
+    A disk on which hardly a file can be made is full; one that counts no inodes is not.
+    """
+    disk = types.SimpleNamespace(f_bavail=2**40, f_frsize=1, f_files=inodes, f_favail=0)
+    monkeypatch.setattr(os, "statvfs", lambda _path: disk)
+    if is_full:
+        with pytest.raises(Unhealthy, match=r"full: the disk of .* has 0 inodes free, 256 are wanted"):
+            DiskSpace(tmp_path)()
+    else:
+        DiskSpace(tmp_path)()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MemoryLimit(max_share=0),
+        lambda: MemoryLimit(max_share=90),
+        lambda: OpenFiles(max_share=float("nan")),
+        lambda: ThreadCount(0),
+        lambda: DiskSpace("/", min_free_bytes=-1),
+        lambda: DiskSpace("/", min_free_inodes=0.5),
+    ],
+)
+def test_limits_that_cannot_work_are_refused(make):
+    """
+    A share is above 0 and 1 at most, and a count is a whole number.
+    """
+    with pytest.raises(ConfigError):
+        make()
