@@ -7,7 +7,19 @@ from __future__ import annotations
 from typing import Final
 
 from selfheal.doctor.findings import Rule
-from selfheal.doctor.rules import asyncpg, checks, django, healers, http, imports, probes, psycopg, redis, sqlalchemy
+from selfheal.doctor.rules import (
+    asyncpg,
+    checks,
+    django,
+    healers,
+    http,
+    imports,
+    logs,
+    probes,
+    psycopg,
+    redis,
+    sqlalchemy,
+)
 
 
 RULES: Final[tuple[Rule, ...]] = (
@@ -17,6 +29,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *asyncpg.RULES,
     *redis.RULES,
     *http.RULES,
+    *logs.RULES,
     *probes.RULES,
     *checks.RULES,
     *healers.RULES,

@@ -78,7 +78,9 @@ HEALER: Final = Kind("healer", ())
 CHECK: Final = Kind("check", ())
 #: A database of a Django project.
 DJANGO: Final = Kind("Django database", ())
-#: A healer or client outside of any Rebuildable, as the import of the application has left it.
+#: A file that logging handlers of the process write.
+LOG_FILE: Final = Kind("log file", ())
+#: A healer, log file, or client outside of any Rebuildable, as the import of the application has left it.
 IMPORTED: Final = Kind("imported object", ())
 
 

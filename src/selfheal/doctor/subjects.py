@@ -13,7 +13,8 @@ import attrs
 
 from selfheal.doctor import peek
 from selfheal.doctor.databases import databases
-from selfheal.doctor.kinds import CHECK, DJANGO, HEALER, IMPORTED, REBUILDABLE, Kind, client_kind
+from selfheal.doctor.kinds import CHECK, DJANGO, HEALER, IMPORTED, LOG_FILE, REBUILDABLE, Kind, client_kind
+from selfheal.doctor.logs import log_files
 from selfheal.doctor.walk import Found, reached
 
 
@@ -129,7 +130,7 @@ def gather(
     Everything to ask rules about, each thing once, under the shortest name that the application has for it.
 
     Args:
-        patient: The healer.
+        patient: The healer. Beside it and what it uses, the log files of the process are asked about.
         name: Its name.
         others: Objects beside it, by name.
         imported: They are as the import has left them.
@@ -151,6 +152,8 @@ def gather(
             asked = (kind, IMPORTED) if imported and other.owner is None else (kind,)
             subjects += [Subject(each, other.thing, other.name, kind.name) for each in asked]
     subjects += [Subject(DJANGO, each, f"DATABASES[{each.alias!r}]", DJANGO.name) for each in databases(named)]
+    asked = (LOG_FILE, IMPORTED) if imported else (LOG_FILE,)
+    subjects += [Subject(kind, file, file.path, LOG_FILE.name) for file in log_files() for kind in asked]
     unbuilt = [other for other in named if REBUILDABLE.has(other.thing) and other.thing.generation == 0]
     return tuple(subjects), tuple(unbuilt), _by_shortest_name(other for other in found if other.hidden)
 

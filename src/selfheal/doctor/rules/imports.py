@@ -4,10 +4,13 @@ What the import of an application has opened, and a server that forks afterwards
 
 from __future__ import annotations
 
+import logging.handlers
+
 from typing import Any, Final
 
 from selfheal.doctor.findings import Rule, Severity, Sign, Signs, rule
 from selfheal.doctor.kinds import ENGINE, IMPORTED, PSYCOPG_POOL
+from selfheal.doctor.logs import LogFile
 from selfheal.doctor.subjects import Patient
 
 
@@ -50,4 +53,27 @@ def started_at_import(thing: Any) -> Signs:
         )
 
 
-RULES: Final[tuple[Rule, ...]] = (opened_at_import, started_at_import)
+@rule(
+    "SH903",
+    Severity.WARNING,
+    IMPORTED,
+    "a log that each worker rolls over",
+    why="Workers forked afterwards rename the file and each other's archives without a common lock, and overwrite them: "
+    "lines are lost, and no handler reports an error.",
+)
+def rolled_over_by_each(thing: Any) -> Signs:
+    """Its handler rolls over by itself, in every worker."""
+    if isinstance(thing, LogFile) and any(_rolls_over(handler) for handler in thing.handlers):
+        yield Sign(
+            "its handler rolls over by itself, and would in every worker",
+            "Use the ConcurrentRotatingFileHandler of concurrent-log-handler, made in each worker; or a plain FileHandler "
+            "with a LogOverflow check and RotateLog, which keep out of each other's way.",
+        )
+
+
+def _rolls_over(handler: logging.FileHandler) -> bool:
+    # One that goes by the time has no such number.
+    return isinstance(handler, logging.handlers.BaseRotatingHandler) and getattr(handler, "maxBytes", 1) > 0
+
+
+RULES: Final[tuple[Rule, ...]] = (opened_at_import, started_at_import, rolled_over_by_each)
