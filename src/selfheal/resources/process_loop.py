@@ -29,6 +29,7 @@ _LIMIT: Final = 1.0
 _LOOKS: Final = 4
 
 _STDLIB: Final = os.path.dirname(os.__file__)
+_OURS: Final = os.path.dirname(os.path.dirname(__file__))
 
 #: What calls the code of a turn. Below it the stack belongs to whoever started the loop.
 _LOOPS: Final = ("asyncio.events", "asyncio.base_events", "asyncio.runners", "trio._core._run")
@@ -194,6 +195,6 @@ class LoopWatchdog:
 
 def _foreign(file: str) -> int:
     """How little the application's author can do about it: their own code 0, a package 1, the standard library 2."""
-    if "site-packages" in file or "dist-packages" in file:
+    if "site-packages" in file or "dist-packages" in file or file.startswith(_OURS):
         return 1
     return 2 if file.startswith((_STDLIB, "<frozen ")) else 0
