@@ -255,3 +255,14 @@ def test_counting_is_undone(made, tmp_path, capsys):
     handler.handleError = print
     errors.undo()
     assert print is handler.handleError
+
+
+def test_copytruncate_leaves_nuls_in_a_log_of_mode_w_that_nobody_reopens(made, tmp_path):
+    """
+    The harm that is spared: after a copytruncate a handler of mode "w" goes on at its old place, behind NULs.
+    """
+    handler = made(logging.FileHandler(tmp_path / "app.log", mode="w"))
+    write(handler, "first")
+    os.truncate(handler.baseFilename, 0)
+    write(handler, "second")
+    assert b"\0" * len("first\n") + b"second\n" == (tmp_path / "app.log").read_bytes()

@@ -59,7 +59,7 @@ def started_at_import(thing: Any) -> Signs:
     IMPORTED,
     "a log that each worker rolls over",
     why="Workers forked afterwards rename the file and each other's archives without a common lock, and overwrite them: "
-    "lines are lost, and no handler reports an error.",
+    "lines are lost, hardly one of them with an error.",
 )
 def rolled_over_by_each(thing: Any) -> Signs:
     """Its handler rolls over by itself, in every worker."""
