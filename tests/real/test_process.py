@@ -243,9 +243,9 @@ EXITS = """
         raise Unhealthy("stuck", fatal=True)
 
     check = HealthCheck(probe, name="app", recovery=ExitForSupervisor(grace=0.5), interval=0.1, timeout=0.5)
-    with Healer([check], allow_destructive=True, phase=0) as healer:
-        acted = threading.Event()
-        healer.on_event(lambda event: acted.set(), events=["selfheal.action.finished"])
+    acted, healer = threading.Event(), Healer([check], allow_destructive=True, phase=0)
+    healer.on_event(lambda event: acted.set(), events=["selfheal.action.finished"])
+    with healer:
         print(acted.wait(20), flush=True)
     os._exit(0)
 """
