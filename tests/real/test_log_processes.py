@@ -23,12 +23,12 @@ PROCESSES, THREADS, LINES, MAX_BYTES = 4, 4, 3_750, 300_000
 
 SCRIPT = textwrap.dedent(
     """
-    import json, logging, os, sys, threading, time
+    import json, logging, os, signal, sys, threading, time
     from selfheal import Unhealthy
     from selfheal.model import Fault, Incident, RecoveryContext
     from selfheal.resources.log_files import LogOverflow, RotateLog
 
-    path, when, lines, threads, processes, max_bytes = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+    path, when, lines, threads, processes, max_bytes, kills = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
     logger = logging.getLogger("load")
     logger.setLevel(logging.INFO)
     said, failed = [], []
@@ -82,11 +82,41 @@ SCRIPT = textwrap.dedent(
                 finally:
                     os._exit(status)
             children.append(child)
+        for _ in range(kills):
+            child = os.fork()
+            if not child:
+                victim = listen()
+                while True:
+                    heal(victim)
+            time.sleep(0.02)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
         sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 
     main()
     """
 )
+
+
+WANTED = {
+    f"{process} {thread} {number} {'x' * 80}"
+    for process in range(PROCESSES)
+    for thread in range(THREADS)
+    for number in range(LINES)
+}
+
+
+def written(log, when, *, kills=0):
+    """Run the script; what is in the log and in its archives then, by name."""
+    numbers = map(str, (LINES, THREADS, PROCESSES, MAX_BYTES, kills))
+    command = [sys.executable, "-c", SCRIPT, str(log), when, *numbers]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ("", 0) == (run.stderr, run.returncode)
+    return {
+        path.name: gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        for path in log.parent.glob("app.log*")
+        if path.suffix not in (".said", ".tmp")
+    }
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -95,28 +125,9 @@ def test_four_processes_lose_no_line_and_rotate_once(tmp_path, when):
     Four processes of four threads write 60 000 lines, all heal the file, which was opened before or after the fork: each
     line is there once and whole, and no file is rotated before it is due.
     """
-    log = tmp_path / "app.log"
-    numbers = map(str, (LINES, THREADS, PROCESSES, MAX_BYTES))
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(log), when, *numbers],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ("", 0) == (run.stderr, run.returncode)
-    contents = {
-        path.name: gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        for path in tmp_path.glob("app.log*")
-        if path.suffix != ".said"
-    }
+    contents = written(tmp_path / "app.log", when)
     found = collections.Counter(line for content in contents.values() for line in content.decode().splitlines())
-    assert {
-        f"{process} {thread} {number} {'x' * 80}"
-        for process in range(PROCESSES)
-        for thread in range(THREADS)
-        for number in range(LINES)
-    } == set(found)
+    assert WANTED == set(found)
     assert PROCESSES * THREADS * LINES == found.total()
     archives = [name for name in contents if name != "app.log"]
     said = [message for path in tmp_path.glob("*.said") for message in json.loads(path.read_text())]
@@ -124,6 +135,14 @@ def test_four_processes_lose_no_line_and_rotate_once(tmp_path, when):
     assert len(archives) > 3
     assert [] == [name for name in archives if len(contents[name]) <= MAX_BYTES]
     assert any(name.endswith(".gz") for name in archives)
+
+
+def test_processes_that_are_killed_while_they_rotate_cost_no_line(tmp_path):
+    """
+    Forty processes that do nothing but rotate and compress are killed beside four that write: no line is lost or torn.
+    """
+    contents = written(tmp_path / "app.log", "after", kills=40)
+    assert WANTED == {line for content in contents.values() for line in content.decode().splitlines()}
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from selfheal import Escalate, Unhealthy
 from selfheal.model import Fault, Incident, RecoveryContext
 from selfheal.resources.log_files import LogOverflow, PruneArchives, RotateLog
+from selfheal.resources.log_handlers import LogHandlers, count_log_errors
 
 
 pytestmark = pytest.mark.skipif(
@@ -92,6 +93,29 @@ def test_a_full_disk_is_seen_rotated_and_healed_by_pruning(tmp_path, ctx, said):
         write(handler, "z" * 1000)
         assert "z" * 1000 + "\n" == (disk / "app.log").read_text()
         assert 1 == len(lost)
+        handler.close()
+
+
+def test_records_that_find_no_room_are_counted_and_logging_goes_on_when_there_is_some(tmp_path, capfd):
+    """
+    On a full disk lost records are a number and a fault, not tracebacks; every line after room was made is there.
+    """
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        handler = logging.FileHandler(disk / "app.log")
+        errors, probe = count_log_errors(handler), LogHandlers()
+        fill(disk)
+        for number in range(500):
+            write(handler, f"{number} " + "x" * 100)
+        assert 450 <= errors.count <= 500  # the last page had room for some
+        with pytest.raises(Unhealthy, match=r"^full: .*could not write \d+ records \(OSError ENOSPC\)"):
+            probe()
+        os.unlink(disk / "filler")
+        after = [f"after {number}" for number in range(100)]
+        for line in after:
+            write(handler, line)
+        assert probe() is None
+        assert after == (disk / "app.log").read_text().splitlines()[-100:]
+        assert ("", "") == capfd.readouterr()
         handler.close()
 
 
