@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -748,12 +749,38 @@ def test_a_look_takes_no_connection_away_from_users_who_do_not_wait(engines: Eng
         assert "healthy" == engines.look(probe)
 
 
+def test_a_pool_whose_users_wait_for_ever_is_healthy(primary: Postgres) -> None:
+    """
+    `pool_timeout=None` is no fault.
+    """
+    engines = Engines("sync")
+    assert "healthy" == engines.look(EngineHealth(engines.filled(primary.port, pool_timeout=None)))
+    engines.close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # psycopg says that nobody has closed it: that is what is tested
+def test_a_detached_connection_ends_with_its_last_user(primary: Postgres) -> None:
+    """
+    Nothing of ours keeps a connection open that the application has detached and dropped.
+    """
+    engines = Engines("sync")
+    engine = engines.make(primary.port)
+    EngineHealth(engine)
+    raw = engine.raw_connection()
+    driver = weakref.ref(raw.driver_connection)
+    raw.detach()
+    del raw
+    gc.collect()
+    assert driver() is None
+    engines.close()
+
+
 # -- with a healer ---------------------------------------------------------------
 
 POLICY = HealingPolicy(interval=1, fast_interval=0.2, timeout=1, fall=2)
 
-#: Seconds from the fault to the incident.
-DETECTED = 2 * 0.2 + 1 + 1
+#: Seconds from the fault to the incident, and one for a machine that has more to do.
+DETECTED = 2 * 0.2 + 1 + 1 + 1
 
 
 class Application:

@@ -578,3 +578,37 @@ def test_what_is_no_journal_is_refused():
     """
     with pytest.raises(ConfigError, match="must be the path of a file"):
         Healer(journal=7)
+
+
+def test_a_journal_has_one_name(world):
+    """
+    Under a second name the living would take one another for dead, so a file with two names is refused at the start.
+    """
+    world.run(world.healer(), 1)
+    os.link(world.path, f"{world.path}-too")
+    with pytest.raises(ConfigError, match="another name"):
+        world.run(world.healer(), 1)
+
+
+@pytest.mark.parametrize("change", ["DROP TABLE held", "ALTER TABLE entries DROP COLUMN fields"])
+def test_a_journal_whose_tables_are_damaged_is_moved_aside(world, change):
+    """
+    A file that lacks a table or a column is replaced like any damaged one, and what happens next is in the new one.
+    """
+    world.run(world.healer(), 1)
+    with contextlib.closing(sqlite3.connect(world.path)) as connection:
+        connection.execute(change)
+    world.run(world.healer(), 20, bad_after=10)
+    assert [HeldPhase.APPLIED] == world.phases()
+    assert 1 == len(world.heard(names.JOURNAL_REPLACED))
+
+
+def test_an_owner_that_cannot_be_is_dead(world):
+    """
+    A damaged number of an owner keeps nobody from taking over what it has left.
+    """
+    world.run(world.healer(), 20, bad_after=10)
+    put_aside(world.path, number=-3)
+    world.bad = False
+    world.run(world.healer(), 100)
+    assert [HeldPhase.REVERTED] == world.phases()

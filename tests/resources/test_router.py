@@ -644,7 +644,8 @@ def test_its_traits() -> None:
 
 def test_the_targets_are_asked_when_a_switch_could_help(router: Router[str], servers: Servers) -> None:
     """
-    The probe's answers pass through unchanged; only `down` and `read_only` have the targets asked.
+    The probe's answers pass through unchanged; only `down` and `read_only` have the targets asked. The present one is
+    asked once while it is well.
     """
     answers: list[Any] = [None, Unhealthy("stale"), CheckResult.unhealthy("down"), Unhealthy("read_only")]
 
@@ -655,7 +656,7 @@ def test_the_targets_are_asked_when_a_switch_could_help(router: Router[str], ser
         return answer
 
     watched = router.watching(probe)
-    for asked in (0, 0, 3, 6):
+    for asked in (1, 1, 4, 7):
         try:
             assert answers[0] is watched()
         except Unhealthy as exc:
@@ -685,7 +686,34 @@ def test_an_async_probe_is_watched_too(fault: Any, servers: Servers, clock: Virt
     clock.run(main, made(servers, clock, role=servers.arole).watching(probe))
     clock.run(main, made(servers, clock).watching(probe))
     clock.run(main, made(servers, clock).watching(lambda: probe()))
-    assert (0 if fault is None else 9) == len(servers.asked)
+    assert (3 if fault is None else 9) == len(servers.asked)
+
+
+def test_among_those_that_could_take_over_the_newest_does() -> None:
+    """
+    A server that was left behind by a second promotion is not switched to, though it comes first.
+    """
+    told = {"a": ("primary", 1), "b": ("primary", 2), "c": ("primary", 3)}
+    router = Router({name: name for name in told}, primary="a", role=told.__getitem__)
+    told["a"] = ("standby", 1)
+    assert "c" == router.better(router.ask())
+
+
+def test_what_the_present_server_told_while_it_was_well_tells_who_was_left_behind() -> None:
+    """
+    A crashed primary that comes back with old data, writable, is not switched to when its successor fails.
+    """
+    told: dict[str, Any] = {"a": ("primary", 2), "b": ("primary", 1)}
+
+    def role(target: str) -> Any:
+        if told[target] is None:
+            raise ConnectionRefusedError
+        return told[target]
+
+    router = Router({name: name for name in told}, primary="a", role=role)
+    router.watching(lambda: None)()
+    told["a"] = None
+    assert router.better(router.ask()) is None
 
 
 def test_an_async_role_needs_an_async_probe(servers: Servers, clock: VirtualClock) -> None:

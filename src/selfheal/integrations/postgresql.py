@@ -29,9 +29,10 @@ REFUSED: Final = re.compile(
 #: And what it says with SQLSTATE 53300, when it takes no more connections.
 FULL: Final = re.compile("too many clients|too many connections|remaining connection slots")
 
-#: What the server processes of these numbers do, and which of them is ours.
+#: What the server processes of these numbers do, which of them is ours, and where the server believes to be.
 _DEEDS: Final = """
-    SELECT pid, CASE WHEN state <> 'active' THEN 'rests' WHEN pid = pg_backend_pid() THEN 'asks' ELSE 'works' END
+    SELECT pid, CASE WHEN state <> 'active' THEN 'rests' WHEN pid = pg_backend_pid() THEN 'asks' ELSE 'works' END,
+    host(inet_server_addr()) || ' ' || inet_server_port()
     FROM pg_stat_activity WHERE pid IN ({}, pg_backend_pid())
 """
 
@@ -43,7 +44,7 @@ def deeds(pids: Iterable[int]) -> str:
     return _DEEDS.format(",".join(map(str, pids)))
 
 
-def judge(suspects: Mapping[K, int], answer: Iterable[Any], *, own: int) -> tuple[list[K], list[K]]:
+def judge(suspects: Mapping[K, int], answer: Iterable[Any], *, own: int, dialled: str) -> tuple[list[K], list[K]]:
     """
     Which of the connections that have long waited for an answer the server does not work for, and for which it does.
 
@@ -51,11 +52,19 @@ def judge(suspects: Mapping[K, int], answer: Iterable[Any], *, own: int) -> tupl
         suspects: The connections, all to this server, and the processes behind them.
         answer: What it says to `deeds`.
         own: The process behind the connection over which it was asked.
+        dialled: The address and port that all of these connections were made to.
     """
-    told = {int(pid): deed for pid, deed in answer}
+    told: dict[int, str] = {}
+    is_here = True
+    for pid, deed, where in answer:
+        told[int(pid)] = deed
+        # At another address than its own there may be several servers: a process that this one does not know may be
+        # another's, and work.
+        is_here = where is None or where == dialled
     # Behind a pooler the numbers are not those of server processes: then nothing can be said about them. Nor where the
     # server does not track what its processes do.
     if [own] != [pid for pid, deed in told.items() if deed == "asks"]:
         return [], []
     working = [one for one, pid in suspects.items() if told.get(pid) == "works"]
-    return [one for one in suspects if one not in working], working
+    hung = [one for one, pid in suspects.items() if told.get(pid) == "rests" or (is_here and pid not in told)]
+    return hung, working

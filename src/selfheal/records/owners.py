@@ -6,11 +6,13 @@ kernel lets go of it. Process numbers would not do: they are used again, and mea
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import struct
 import sys
 import threading
+import time
 
 from collections.abc import Generator
 from typing import Final
@@ -18,6 +20,10 @@ from typing import Final
 
 #: The byte of whoever opens the journal or moves it aside. The others are random, and never this one in practice.
 _DOOR: Final = 0
+
+#: Seconds to wait for it, and between two tries: opening takes some milliseconds.
+_DOOR_WITHIN: Final = 0.8
+_DOOR_AGAIN: Final = 0.01
 
 
 class Presence:
@@ -40,15 +46,29 @@ class Presence:
         Wait until nobody else, in this process or another, opens the journal or moves it aside.
 
         Raises:
-            OSError: If the file cannot be written.
+            OSError: If the file cannot be written, or somebody stands still in the door.
         """
-        with self._door:
+        if not self._door.acquire(timeout=_DOOR_WITHIN):
+            raise BlockingIOError(errno.EAGAIN, "another thread opens the journal and does not end", self._name)
+        try:
             self._open()
-            _lock(self._file, _DOOR, wait=True)
+            self._await_door()
             try:
                 yield
             finally:
                 _unlock(self._file, _DOOR)
+        finally:
+            self._door.release()
+
+    def _await_door(self) -> None:
+        until = time.monotonic() + _DOOR_WITHIN
+        while True:
+            try:
+                return _lock(self._file, _DOOR)
+            except (BlockingIOError, PermissionError):  # as the system calls a lock of somebody else
+                if time.monotonic() > until:
+                    raise
+            threading.Event().wait(_DOOR_AGAIN)
 
     def enter(self, number: int = 0) -> int:
         """
@@ -77,7 +97,7 @@ class Presence:
         """
         Whether the life of this number goes on, here or elsewhere. On Windows nobody knows of those elsewhere.
         """
-        return number in self._numbers or _is_locked(self._file, number)
+        return number in self._numbers or (number > 0 and _is_locked(self._file, number))
 
     def close(self) -> None:
         """
@@ -132,7 +152,7 @@ def _forget_parent() -> None:
 
 if sys.platform == "win32":
 
-    def _lock(file: int, number: int, *, wait: bool = False) -> None: ...
+    def _lock(file: int, number: int) -> None: ...
 
     def _unlock(file: int, number: int) -> None: ...
 
@@ -141,13 +161,13 @@ if sys.platform == "win32":
 
 else:
 
-    def _lock(file: int, number: int, *, wait: bool = False) -> None:
+    def _lock(file: int, number: int) -> None:
         import fcntl
 
         if hasattr(fcntl, "F_OFD_SETLK"):
-            _ask(file, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, fcntl.F_WRLCK, number)
+            _ask(file, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, number)
         else:
-            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
 
     def _unlock(file: int, number: int) -> None:
         import fcntl

@@ -52,6 +52,8 @@ CREATE TABLE held (
 CREATE INDEX held_open ON held (owner) WHERE phase <> 'reverted';
 """
 
+#: As SQLite keeps them.
+_STATEMENTS: Final = tuple(statement.strip() for statement in _TABLES.split(";\n") if statement.strip())
 
 #: Seconds that a fork waits for the statements that run. Longer only if the disk hangs; then no lock that a child
 #: needs is held: SQLite waits for a disk with the locks of that one connection.
@@ -142,9 +144,22 @@ def is_damage(error: Exception) -> bool:
 
 
 def _require_file(path: str) -> None:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # reading a FIFO waits for ever
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # reading a FIFO waits for ever
         msg = f"{path} is no ordinary file, and so no journal."
         raise ConfigError(msg)
+    # What belongs to a journal stands beside its name. Under two names the living would take one another for dead.
+    if status.st_nlink > 1 or _is_mounted(path):
+        msg = f"{path} has another name as well, as a hard link or a mount of its own: mount the folder, not the file."
+        raise ConfigError(msg)
+
+
+def _is_mounted(path: str) -> bool:
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            return any(line.split(" ", 5)[4] == path.replace(" ", r"\040") for line in mounts)
+    except OSError:  # only Linux tells
+        return False
 
 
 def _connect_to_read(path: str, *, timeout: float = BUSY_WITHIN) -> sqlite3.Connection:
@@ -232,6 +247,12 @@ def require_ours(connection: sqlite3.Connection, path: str) -> bool:
     if application != APPLICATION_ID:
         msg = f"{path} is a database of something else. Give the journal a file of its own."
         raise ConfigError(msg)
+    if version == VERSION and not set(_STATEMENTS) <= {
+        sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master")
+    }:
+        damaged = sqlite3.DatabaseError(f"tables of the journal {path} are missing or changed")
+        damaged.sqlite_errorcode, damaged.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+        raise damaged
     if version > VERSION:
         msg = (
             f"the journal {path} was written by a newer selfheal (its version is {version}, this one knows {VERSION}). "
@@ -246,9 +267,8 @@ def _make(connection: sqlite3.Connection, path: str) -> None:
     with transaction(connection):
         if require_ours(connection, path):  # another process was faster
             return
-        for statement in _TABLES.split(";\n"):
-            if statement.strip():
-                connection.execute(statement)
+        for statement in _STATEMENTS:
+            connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
 

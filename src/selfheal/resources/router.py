@@ -205,6 +205,7 @@ class Router(Generic[T]):
     def watching(self, probe: Callable[[], object]) -> Callable[[], object]:
         """
         *probe*, with a second look: when it finds a fault that a switch could heal, every target is asked for its role.
+        The one in use is asked while it is well, until it has once told its generation.
 
         So `SwitchTo` knows whether there is anywhere to go, and waits for it instead of being used up by a standby
         that nobody has promoted yet. The answers cost at most ``role_timeout`` seconds more than the probe: the
@@ -230,13 +231,11 @@ class Router(Generic[T]):
             try:
                 answer = probe()
             except Exception as exc:
-                if _may_switch(interpret_error(exc, FAULT_KINDS, probe)):
-                    self.ask()
+                drive(self._second_look(interpret_error(exc, FAULT_KINDS, probe)))
                 raise
             if inspect.isawaitable(answer):
                 return self._awatched(answer, probe)
-            if _may_switch(interpret(answer, FAULT_KINDS)):
-                self.ask()
+            drive(self._second_look(interpret(answer, FAULT_KINDS)))
             return answer
 
         return watched
@@ -245,12 +244,21 @@ class Router(Generic[T]):
         try:
             answer = await answering
         except Exception as exc:
-            if _may_switch(interpret_error(exc, FAULT_KINDS, probe)):
-                await self.aask()
+            await adrive(self._second_look(interpret_error(exc, FAULT_KINDS, probe)))
             raise
-        if _may_switch(interpret(answer, FAULT_KINDS)):
-            await self.aask()
+        await adrive(self._second_look(interpret(answer, FAULT_KINDS)))
         return answer
+
+    def _second_look(self, result: CheckResult) -> Plan[None]:
+        if result.fault is not None and result.fault.kind in SWITCH_KINDS:
+            yield from self.asking()
+        elif result.fault is None and not self._knows_current():
+            # While it is well: once it has failed nobody can tell its generation, and who was left behind by it.
+            yield from self.asking(self.current)
+
+    def _knows_current(self) -> bool:
+        answer = self._answers.get(self.current)
+        return answer is not None and (answer.writable or self._clock.now() - answer.at <= FRESH)
 
     # -- what decides about it, and moves it ------------------------------------
 
@@ -274,12 +282,14 @@ class Router(Generic[T]):
 
     def better(self, answers: Mapping[str, Answer]) -> str | None:
         """
-        The first target in order that can be used instead of the present one; `None` if that can be written to itself.
+        The target to use instead of the present one: of the newest generation, the first in order among equals. `None`
+        if there is none, or the present one can be written to itself.
         """
         route = self._route
         if route.name in answers and answers[route.name].writable:
             return None
-        return next((name for name in self.targets if name != route.name and self.is_usable(name, answers)), None)
+        usable = (name for name in self.targets if name != route.name and self.is_usable(name, answers))
+        return max(usable, key=lambda name: answers[name].generation or 0, default=None)  # the first of equals
 
     def is_usable(self, name: str, answers: Mapping[str, Answer]) -> bool:
         """
@@ -356,10 +366,6 @@ class Router(Generic[T]):
         if self.is_async:
             msg = f"the role of {self.name} is async: use {instead}."
             raise IllegalTransitionError(msg)
-
-
-def _may_switch(result: CheckResult) -> bool:
-    return result.fault is not None and result.fault.kind in SWITCH_KINDS
 
 
 def _named(targets: object) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Host(Protocol):
         """
         ...
 
-    def post(self, fn: Callable[[], None]) -> bool:
+    def post(self, fn: Callable[[], object]) -> bool:
         """
         Call *fn* on the loop's thread soon. Safe from any thread; `False`: the loop is closed, and nothing happens.
         """
@@ -128,7 +128,7 @@ class AsyncioHost:
         else:
             self._timer = self._loop.call_later(max(0.0, when - self._clock.now()), fn)
 
-    def post(self, fn: Callable[[], None]) -> bool:
+    def post(self, fn: Callable[[], object]) -> bool:
         """
         As `Host.post`.
         """
@@ -261,7 +261,7 @@ class TrioHost:
         else:
             self._scope.deadline = self._deadline(when)
 
-    def post(self, fn: Callable[[], None]) -> bool:
+    def post(self, fn: Callable[[], object]) -> bool:
         """
         As `Host.post`.
         """

@@ -44,7 +44,7 @@ class Dispatcher:
         # On the loop an interrupt is the application's; in a thread of ours nobody else would ever see it.
         self._caught: type[BaseException] = Exception if inline else BaseException
         #: Runs a function on the loop's thread soon, once there is a loop.
-        self.post: Callable[[Callable[[], None]], object] | None = None
+        self.post: Callable[[Callable[[], object]], object] | None = None
         self._listeners: tuple[tuple[Listener, frozenset[str] | None], ...] = ()
         self._wanted: frozenset[str] | None = frozenset()
         self._queue: queue.SimpleQueue[Event | _Last] = queue.SimpleQueue()

@@ -157,7 +157,7 @@ class World:
         """
         self._alarm = (when, fn)
 
-    def post(self, fn: Callable[[], None]) -> bool:
+    def post(self, fn: Callable[[], object]) -> bool:
         """
         As `selfheal.runtime.hosts.Host.post`.
         """

@@ -219,7 +219,8 @@ class LookedAt:
             return [], []
         pids = {session.connection: session.pid for session in suspects}
         answer = await _fetch(connection, until, deeds(pids.values()))
-        return judge(pids, answer, own=connection.get_server_pid())
+        dialled = " ".join(map(str, registry.address_of(connection)[:2]))
+        return judge(pids, answer, own=connection.get_server_pid(), dialled=dialled)
 
     async def _end(self, farewell: Any, connection: Any, timeout: float) -> None:
         """

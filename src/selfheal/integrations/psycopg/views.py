@@ -207,7 +207,8 @@ class Viewer:
             return [], []
         pids = {suspect: session.pid for suspect, session in suspects.items()}
         answer = await self.io.query(connection, deeds(pids.values()), timeout)
-        return judge(pids, answer, own=connection.pgconn.backend_pid)
+        dialled = " ".join(part.decode() for part in _address(connection))
+        return judge(pids, answer, own=connection.pgconn.backend_pid, dialled=dialled)
 
 
 def _address(connection: Any) -> Address:

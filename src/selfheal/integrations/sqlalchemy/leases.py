@@ -200,6 +200,8 @@ class EngineLeases:
             socket = reference()
             if socket is not None and socket.adapter is connection:
                 self._sockets.pop(key, None)
+        if getattr(record.info.get(_SOCKET), "adapter", None) is connection:
+            del record.info[_SOCKET]  # it would keep the connection open for as long as the record has no other
         if not record.in_use:  # somebody else may have it already
             self._noted.pop(id(record), None)
 

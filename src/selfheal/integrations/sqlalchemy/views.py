@@ -217,7 +217,8 @@ class LookedAt:
         }
         if not suspects:
             return [], []
-        return judge(suspects, _fetch(connection, deeds(suspects.values())), own=own.pid)
+        dialled = " ".join(map(str, own.address[:2]))
+        return judge(suspects, _fetch(connection, deeds(suspects.values())), own=own.pid, dialled=dialled)
 
     def _failure(self, error: Exception) -> Failure:
         from sqlalchemy import exc
@@ -287,7 +288,8 @@ def _beside_its_users(pool: Any, timeout: float) -> Iterator[None]:
     Do not count what we hold, for so many seconds at most, against a bounded pool whose users would not wait for us.
     """
     # Who waits for half of that outlasts every look at a server that answers, and costs no connection more.
-    if getattr(pool, "_max_overflow", -1) < 0 or pool.timeout() >= timeout / 2:
+    patience = getattr(pool, "_timeout", None)  # None: for ever
+    if getattr(pool, "_max_overflow", -1) < 0 or patience is None or patience >= timeout / 2:
         yield
         return
     with pool._overflow_lock:
