@@ -51,7 +51,8 @@ class DeadMan:
     A forked child is not armed until a healer of its own runs the check.
 
     Args:
-        timeout: Seconds without a sign of life, at least as many as the longest pause that is no reason to end.
+        timeout: Seconds without a sign of life. More than the healer takes to start, which is a second or two on a busy
+            machine, and than its ``grace``, in which it stops without any sign.
         exit: End the process, with code 1 and without any cleaning up. If not, only the stacks are written.
         file: Where the stacks go, as of `ThreadDump`. Default: the standard error.
 
