@@ -288,7 +288,8 @@ def test_compression_follows_no_symlink(tmp_path):
 
 def test_without_a_new_file_the_old_one_goes_on(plain, tmp_path, ctx):
     """
-    If the new file cannot be opened, the old one keeps its name and is written on; nothing is lost.
+    If the new file cannot be opened, the old one is written on, what may have got its name is left alone, and the next
+    rotation reopens: nothing is lost.
     """
     write(plain, "before")
     encoding, plain.encoding = plain.encoding, "no such encoding"
@@ -296,8 +297,11 @@ def test_without_a_new_file_the_old_one_goes_on(plain, tmp_path, ctx):
         RotateLog(plain).recover(ctx)
     plain.encoding = encoding
     write(plain, "after")
-    assert "before\nafter\n" == (tmp_path / "app.log").read_text()
-    assert [] == archives(tmp_path)
+    (tmp_path / "app.log").write_text("somebody else's\n")
+    RotateLog(plain, compress=False).recover(ctx)
+    write(plain, "healed")
+    assert ["before\nafter\n"] == [path.read_text() for path in archives(tmp_path)]
+    assert "somebody else's\nhealed\n" == (tmp_path / "app.log").read_text()
 
 
 @contextlib.contextmanager

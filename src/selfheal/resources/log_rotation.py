@@ -141,10 +141,10 @@ class RotateLog(RecoveryAction):
             if opened is not None:
                 replace_stream(handler, opened)
         except BaseException:
-            # The stream, which is still the old one, goes on under its old name; over an empty file at most.
-            unopened = named_file(path)
-            if archive is not None and (unopened is None or not unopened.st_size):
-                os.replace(archive, path)
+            # The stream, which is still the old one, goes on under its old name; else in the archive, if another process
+            # has that name already: to replace its file would lose what it writes.
+            if archive is not None:
+                _put_back(archive, path)
             raise
         if archive is None:
             return f"{path} was rotated by another process"
@@ -200,6 +200,20 @@ def _move_away(path: str) -> str | None:
         return archive
     msg = f"{path}: {_TRIES} archives of this second exist already"
     raise Escalate(msg)
+
+
+def _put_back(archive: str, path: str) -> None:
+    """Give *archive* its name back, if nobody has taken it."""
+    try:
+        os.link(archive, path)
+    except FileExistsError:
+        return  # the next rotation, or ReopenLog, goes there too
+    except OSError:
+        # Without room for a link nobody else can make a file of that name either, so it does not come in between.
+        if named_file(path) is None:
+            os.replace(archive, path)
+        return
+    os.unlink(archive)
 
 
 def _reserve(archive: str) -> bool:
