@@ -5,8 +5,11 @@ The command line: ``python -m selfheal``.
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import os
 import sys
+import threading
 
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, NoReturn
@@ -180,5 +183,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _leave(status: int) -> NoReturn:
+    """
+    End, also if an application that was only looked at has threads that never do.
+    """
+    if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
+        sys.exit(status)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # it is closed
+            stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

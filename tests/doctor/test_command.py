@@ -203,6 +203,23 @@ def test_what_the_application_prints_at_its_end_stays_out_of_the_report(module):
     assert {"exit", "buffered"} == set(done.stderr.split())
 
 
+def test_it_ends_though_the_application_has_threads_that_do_not(module):
+    """
+    A thread that an import has started keeps nobody waiting for the exit status.
+    """
+    name = module(
+        HEALER
+        + """
+    import threading
+    threading.Thread(target=threading.Event().wait).start()
+    """
+    )
+    command = [sys.executable, "-m", "selfheal", "doctor", f"{name}:healer", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert ["SH701"] == [found["code"] for found in json.loads(done.stdout)["findings"]]
+
+
 def test_nothing_is_put_where_stdout_was_closed(module):
     """
     A program without stdout is looked at all the same.
