@@ -5,7 +5,6 @@ The command line: ``python -m selfheal``.
 from __future__ import annotations
 
 import argparse
-import atexit
 import contextlib
 import os
 import sys
@@ -185,11 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _leave(status: int) -> NoReturn:
     """
-    End, also if an application that was only looked at has threads that never do.
+    End, also if an application that was only looked at has threads that never do; then without its exit handlers.
     """
     if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
         sys.exit(status)
-    atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # it is closed
             stream.flush()
