@@ -115,6 +115,8 @@ def test_probe_and_pruning_beside_rotation_never_stumble(tmp_path, ctx, monkeypa
     probe = LogOverflow(handler, max_bytes=10**9)
     prune = PruneArchives(tmp_path, "app.log.*", max_total_bytes=200_000, keep=1)
     stop, errors = threading.Event(), []
+    # So many lines a file at most: one that is longer than all archives may be would be a good reason to complain.
+    lines = threading.Semaphore(500)
 
     def forever(call):
         def run():
@@ -126,13 +128,20 @@ def test_probe_and_pruning_beside_rotation_never_stumble(tmp_path, ctx, monkeypa
 
         return threading.Thread(target=run)
 
-    calls = [lambda: logger.info("x" * 100), lambda: prune.recover(ctx), probe]
+    def write():
+        if lines.acquire(timeout=0.01):
+            logger.info("x" * 100)
+
+    calls = [write, lambda: prune.recover(ctx), probe]
     threads = [forever(call) for call in calls]
     for thread in threads:
         thread.start()
     for _ in range(ROTATIONS):
         time.sleep(0.01)
         RotateLog(handler).recover(ctx)
+        while lines.acquire(blocking=False):
+            pass
+        lines.release(500)
     stop.set()
     for thread in threads:
         thread.join(10)

@@ -233,6 +233,23 @@ def test_an_entry_that_is_swapped_at_the_last_moment_is_left_alone(folder, tmp_p
     assert (swap != "gone") == os.path.lexists(path)
 
 
+@pytest.mark.parametrize("gone", ["app.log.1", "app.log.2"])
+def test_what_goes_by_itself_meanwhile_counts_no_more(folder, ctx, gone):
+    """
+    An archive that somebody else compresses or deletes during a run is no reason to complain that too much is left.
+    """
+    archive(folder, "app.log.1", age=1000)
+    archive(folder, "app.log.2")
+
+    def stopped():
+        if (folder / gone).exists():
+            os.rename(folder / gone, folder / "compressed.gz")
+
+    prune = PruneArchives(folder, "app.log.*", max_total_bytes=15)
+    prune.recover(attrs.evolve(ctx, stopped=stopped))
+    assert "compressed.gz" in names(folder)
+
+
 def test_the_folder_may_be_swapped_in_the_middle(folder, tmp_path, ctx):
     """
     A folder that is replaced by a symlink during a run is still the one that was opened.

@@ -118,7 +118,7 @@ class PruneArchives(RecoveryAction):
         deleted = freed = 0
         with self._opened() as folder:
             archives = self._archives(folder)
-            total = sum(archive.size for archive in archives)
+            total = _total(archives)
             for archive in self._expendable(archives):
                 if deleted == self.max_deletes or not self._must_go(archive, total, _free(folder)):
                     break
@@ -128,7 +128,9 @@ class PruneArchives(RecoveryAction):
                     freed += archive.size
                     total -= archive.size
             else:
-                self._insist(total, _free(folder), deleted)
+                # Others work here too: what has gone by itself meanwhile counts no more, what is new not yet.
+                left = set(archives) & set(self._archives(folder))
+                self._insist(_total(left), _free(folder), deleted)
         ctx.log(f"{deleted} of {len(archives)} archives were deleted", deleted=deleted, bytes=freed)
 
     def plan(self) -> str:
@@ -137,7 +139,7 @@ class PruneArchives(RecoveryAction):
         """
         with self._opened() as folder:
             archives, free = self._archives(folder), _free(folder)
-        total = sum(archive.size for archive in archives)
+        total = _total(archives)
         going: list[_Archive] = []
         for archive in self._expendable(archives)[: self.max_deletes]:
             if not self._must_go(archive, total, free):
@@ -198,6 +200,10 @@ class PruneArchives(RecoveryAction):
         if exceeded is not None:
             msg = f"{self.directory}: {exceeded}, and after {deleted} deletions nothing is left that may be deleted"
             raise Escalate(msg)
+
+
+def _total(archives: Iterable[_Archive]) -> int:
+    return sum(archive.size for archive in archives)
 
 
 def _free(folder: int) -> int:
