@@ -6,21 +6,14 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-
-from typing import Final
 
 import attrs
 
 from selfheal.errors import Unhealthy
 from selfheal.model.settings import at_least_one
 from selfheal.resources.log_handles import named_file, strayed
+from selfheal.resources.process_limits import MIN_FREE_BYTES, MIN_FREE_INODES, DiskSpace
 from selfheal.resources.settings import zero_or_more
-
-
-# Enough for the last words of everybody who shares the disk. systemd-journald keeps 15 % free, which no test disk has.
-_MIN_FREE_BYTES: Final = 16 * 2**20
-_MIN_FREE_INODES: Final = 256
 
 
 def _handler_or_path(value: logging.FileHandler | str | os.PathLike[str]) -> logging.FileHandler | str:
@@ -48,8 +41,8 @@ class LogOverflow:
 
     source: logging.FileHandler | str = attrs.field(converter=_handler_or_path)
     max_bytes: int = attrs.field(kw_only=True, validator=at_least_one)
-    min_free_bytes: int = attrs.field(default=_MIN_FREE_BYTES, kw_only=True, validator=zero_or_more)
-    min_free_inodes: int = attrs.field(default=_MIN_FREE_INODES, kw_only=True, validator=zero_or_more)
+    min_free_bytes: int = attrs.field(default=MIN_FREE_BYTES, kw_only=True, validator=zero_or_more)
+    min_free_inodes: int = attrs.field(default=MIN_FREE_INODES, kw_only=True, validator=zero_or_more)
 
     def __call__(self) -> None:
         """
@@ -66,20 +59,6 @@ class LogOverflow:
         directory = os.path.dirname(os.path.realpath(path))
         if not os.path.isdir(directory):
             raise Unhealthy("stale", f"{path}: its directory does not exist")
-        self._look_at_the_disk(directory)
+        DiskSpace(directory, min_free_bytes=self.min_free_bytes, min_free_inodes=self.min_free_inodes)()
         if named is not None and named.st_size > self.max_bytes:
             raise Unhealthy("full", f"{path} has {named.st_size} bytes, {self.max_bytes} are allowed")
-
-    def _look_at_the_disk(self, directory: str) -> None:
-        if not hasattr(os, "statvfs"):  # Windows
-            if shutil.disk_usage(directory).free < self.min_free_bytes:
-                raise Unhealthy("full", f"the disk of {directory} has less than {self.min_free_bytes} bytes free")
-            return
-        disk = os.statvfs(directory)
-        free = disk.f_bavail * disk.f_frsize
-        if free < self.min_free_bytes:
-            raise Unhealthy("full", f"the disk of {directory} has {free} bytes free, {self.min_free_bytes} are wanted")
-        if disk.f_files and disk.f_favail < self.min_free_inodes:  # btrfs and others count no inodes
-            raise Unhealthy(
-                "full", f"the disk of {directory} has {disk.f_favail} inodes free, {self.min_free_inodes} are wanted"
-            )
