@@ -12,6 +12,7 @@ import tenacity
 from selfheal.errors import SelfHealError
 from selfheal.model import Fault, Outcome, Verdict
 from selfheal.recovery import RecoveryAction, by_fault, recovery_action
+from selfheal.recovery.paced import Paced, Part
 from selfheal.recovery.plan import TRIES_LIMIT, Pause, plan, revert_plan
 
 
@@ -481,3 +482,46 @@ class TestRevert:
         world.run(held)
 
         assert [held] == world.applied
+
+
+class Parts(Part):
+    """Two more parts after the first one, 3 seconds apart."""
+
+    def __init__(self):
+        self.name = "part"
+        self.pauses = [None, 3.0, 3.0]
+
+    @property
+    def pause(self):
+        """Until the next part."""
+        return self.pauses.pop()
+
+
+class InParts(Paced):
+    def parts(self):
+        """A new run."""
+        return Parts()
+
+
+class TestPaced:
+    def test_is_carried_out_in_parts_with_pauses_in_between(self):
+        """
+        Each part is a run of its own, and so is each time that the whole is tried again.
+        """
+        world = World(part=[DONE, DONE, failed()])
+        assert DONE == world.run(InParts().retrying(stop=tenacity.stop_after_attempt(2)))
+        assert ["part", 3.0, "part", 3.0, "part"] * 2 == world.log
+
+    def test_ends_with_a_part_that_fails_and_with_its_time(self):
+        """
+        After a failure there are no more parts; when there is no time for another pause, what was done is done.
+        """
+        world = World(part=[DONE, CANNOT_HELP])
+        assert CANNOT_HELP is world.run(InParts())
+        assert DONE == World().run(InParts(), until=4.0)
+
+    def test_can_be_stopped_in_a_pause(self):
+        """
+        A runner may end it between two parts.
+        """
+        assert CANCELLED is World(pauses=[CANCELLED]).run(InParts())

@@ -9,12 +9,10 @@ import threading
 from typing import Any
 
 import anyio
-import attrs
 import cachetools
 import pytest
 
-from selfheal import ConfigError, Escalate, HealthCheck, HealthStatus, SelfHealError, Unhealthy
-from selfheal.errors import CancelledRecoveryError
+from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck, HealthStatus, SelfHealError, Unhealthy, names
 from selfheal.model import Fault, RecoveryContext
 from selfheal.resources import (
     BumpEpoch,
@@ -28,7 +26,6 @@ from selfheal.resources import (
     WarmCache,
     cache_ladder,
 )
-from selfheal.resources.steps import Wait
 from selfheal.testing import VirtualClock, simulate
 
 
@@ -302,63 +299,118 @@ def test_a_shared_cache_is_never_emptied(server: Server) -> None:
     assert ["bump_epoch", "cache_bypass"] == [rung.name for rung in cache_ladder(gate).rungs]
 
 
-def test_warming_up_keeps_to_its_rate(gate: CacheGate[Any, Any], ctx: RecoveryContext, said: list[Any]) -> None:
+class Cold:
+    """A probe that finds a cache cold, once, at second 10."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.is_seen = False
+
+    def __call__(self) -> None:
+        if self.clock.now() >= 10 and not self.is_seen:
+            self.is_seen = True
+            raise Unhealthy("cold")
+
+
+def warming(action: Any, clock: VirtualClock) -> HealthCheck:
+    policy = HealingPolicy(interval=5, timeout=1, fall=1, jitter=0, action_timeout=300)
+    return HealthCheck(Cold(clock), name="cache", policy=policy, recovery=action)
+
+
+def ended(story: Any) -> Any:
+    """How the action has ended."""
+    return next(event.fields["outcome"] for event in story.events if event.name == names.ACTION_FINISHED)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_warming_up_keeps_to_its_rate_in_virtual_time(is_async: bool) -> None:
     """
-    Between two values there is a pause, and errors of single values do not stop it.
+    Between two values there is a pause in which others are looked at, and a value that cannot be had does not end it.
     """
+    clock = VirtualClock()
+    loaded: list[tuple[float, int]] = []
+    looks: list[float] = []
 
     def load(key: int) -> int:
+        loaded.append((clock.now(), key))
         if key == 2:
             raise LookupError(key)
         return key
 
-    gate = CacheGate({}, load)
-    pauses = []
-    warming = WarmCache(gate, [1, 2, 3], per_second=4).warming(ctx)
-    step = next(warming)
-    while True:
-        try:
-            if isinstance(step, Wait):
-                pauses.append(step.seconds)
-                step = warming.send(False)
-            else:
-                try:
-                    answer = step()
-                except LookupError as exc:
-                    step = warming.throw(exc)
-                else:
-                    step = warming.send(answer)
-        except StopIteration:
-            break
-    assert [0.25, 0.25] == pauses
-    assert [("2 values of cache are there", {"got": 2, "failed": 1})] == said
+    async def aload(key: int) -> int:
+        return load(key)
+
+    gate: CacheGate[int, int] = CacheGate({}, aload if is_async else load, clock=clock)
+    check = warming(WarmCache(gate, lambda: iter([1, 2, 3]), per_second=0.1), clock)
+    other = HealthCheck(lambda: looks.append(clock.now()), name="other", policy=HealingPolicy(interval=5, jitter=0))
+    story = simulate([check, other], until=60, clock=clock)
+    assert [(10.0, 1), (20.0, 2), (30.0, 3)] == loaded
+    assert {15.0, 20.0, 25.0} <= set(looks)
+    assert "done" == ended(story)
+    assert "2 values of cache are there" in str(story.incidents or story.still_open)
     assert 2 == gate.size()
 
 
-def test_warming_up_ends_with_its_time(gate: CacheGate[Any, Any], ctx: RecoveryContext, said: list[Any]) -> None:
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_warming_up_takes_no_real_time_on_a_loop_of_virtual_time(backend: Any) -> None:
     """
-    With no time left for another value it ends well; when it is cancelled it stops at once.
+    A minute's warm-up of an async gate is over at once, and is a minute long to its loop.
     """
-    short = attrs.evolve(ctx, deadline=0.1)
-    WarmCache(gate, "abc", per_second=1).recover(short)
-    assert [("1 values of cache are there", {"got": 1, "failed": 0})] == said
-    cancelled = attrs.evolve(ctx, stopped=lambda: "it is over")
-    with pytest.raises(CancelledRecoveryError):
-        WarmCache(gate, "abc", per_second=1).recover(cancelled)
-    assert 1 == gate.size()
+    clock = VirtualClock()
+
+    async def load(key: int) -> int:
+        return key
+
+    gate: CacheGate[int, int] = CacheGate({}, load, clock=clock)
+
+    async def main() -> float:
+        async with Healer([warming(WarmCache(gate, range(7), per_second=0.1), clock)], clock=clock, phase=0, slack=0):
+            while gate.size() != 7:
+                await clock.sleep(1)
+        return clock.now()
+
+    assert 70 <= clock.run(main, backend=backend) <= 72
+
+
+def test_warming_up_ends_with_its_time() -> None:
+    """
+    With no time left for another value it ends well.
+    """
+    clock = VirtualClock()
+    gate: CacheGate[str, str] = CacheGate({}, str, clock=clock)
+    story = simulate([warming(WarmCache(gate, "abcdef", per_second=1).within(4.5), clock)], until=60, clock=clock)
+    assert "done" == ended(story)
+    assert 4 == gate.size()
+
+
+def test_warming_up_ends_with_its_healer() -> None:
+    """
+    A healer that stops in a pause waits for no more values.
+    """
+    clock = VirtualClock()
+    gate: CacheGate[str, str] = CacheGate({}, str, clock=clock)
+    with Healer([warming(WarmCache(gate, "abcdef", per_second=0.1), clock)], clock=clock, phase=0, slack=0):
+        clock.advance(25)
+    assert 2 == gate.size()
 
 
 def test_warming_up_where_it_cannot_help_says_so(gate: CacheGate[Any, Any], ctx: RecoveryContext) -> None:
     """
     A bypassed cache cannot be warmed, a source that gives nothing fails the action, and a rate of 0 is refused.
     """
-    with pytest.raises(SelfHealError, match="none of 1 values"):
-        WarmCache(CacheGate({}, {}.__getitem__), ["a"], per_second=1).recover(ctx)
+
+    def outcome(action: WarmCache) -> str:
+        clock = VirtualClock()
+        return str(ended(simulate([warming(action, clock)], until=60, clock=clock)))
+
+    assert "failed" == outcome(WarmCache(CacheGate({}, {}.__getitem__), ["a"], per_second=1))
+    assert "done" == outcome(WarmCache(gate, [], per_second=1))
     gate.mode = GateMode.BYPASS
-    with pytest.raises(Escalate, match="bypassed"):
-        WarmCache(gate, lambda: ["a"], per_second=1).recover(ctx)
+    assert "cannot_help" == outcome(WarmCache(gate, lambda: ["a"], per_second=1))
     with pytest.raises(ConfigError, match="per_second"):
         WarmCache(gate, ["a"], per_second=0)
+    with pytest.raises(SelfHealError, match="recovery of a check"):
+        WarmCache(gate, ["a"], per_second=1).recover(ctx)
 
 
 def test_actions_of_an_async_gate_run_on_the_loop(ctx: RecoveryContext) -> None:
@@ -374,7 +426,6 @@ def test_actions_of_an_async_gate_run_on_the_loop(ctx: RecoveryContext) -> None:
     async def heal() -> None:
         for call in (
             lambda: BumpEpoch(gate).recover(ctx),
-            lambda: WarmCache(gate, ["a", "b"], per_second=1000).recover(ctx),
             CacheMode(gate, GateMode.BYPASS).revert_when,
             CacheHealth(gate),
         ):
@@ -382,7 +433,7 @@ def test_actions_of_an_async_gate_run_on_the_loop(ctx: RecoveryContext) -> None:
             await answer
 
     anyio.run(heal)
-    assert (1, 2) == (gate.epoch, gate.size())
+    assert 1 == gate.epoch
 
 
 # -- ladders ---------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from selfheal.model.health import Fault
 from selfheal.model.steps import Outcome, Verdict
 from selfheal.recovery.action import RecoveryAction, Retrying, Sequence, Tree, Within
 from selfheal.recovery.function import ByFault
+from selfheal.recovery.paced import Paced, Part
 
 
 #: Tries of one `retrying` in one run, whatever its stop strategy says. Only a strategy that never stops gets there.
@@ -108,6 +109,8 @@ class _Planner:
                 return self.steps(cast("RecoveryAction", action.chosen(self.fault)), until)
             case Tree():
                 return self.steps(action.branches[0], until)
+            case Paced():
+                return self.paced(action.parts(), until)
             case _:
                 return self.leaf(action, until)
 
@@ -150,6 +153,16 @@ class _Planner:
                     return stopped
                 state.idle_for += state.upcoming_sleep
             state.prepare_for_next_attempt()
+
+    def paced(self, part: Part, until: float) -> Plan:
+        while True:
+            outcome = yield from self.leaf(part, until)
+            pause = part.pause
+            if not outcome.ok or pause is None or self.now() + pause >= until:
+                return outcome
+            stopped = yield Pause(pause)
+            if stopped is not None:
+                return stopped
 
     def leaf(self, leaf: RecoveryAction, until: float) -> Plan:
         if self.now() >= until:

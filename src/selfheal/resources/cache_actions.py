@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import attrs
@@ -15,10 +15,11 @@ from selfheal.errors import ConfigError, Escalate, SelfHealError
 from selfheal.model.ladder import Ladder, RecoveryContext
 from selfheal.model.settings import positive, require
 from selfheal.recovery import RecoveryAction, rung
+from selfheal.recovery.paced import Paced, Part
 from selfheal.resources.cache_fetching import GateMode
 from selfheal.resources.cache_gate import CacheGate
-from selfheal.resources.loops import Signal
-from selfheal.resources.steps import Plan, Wait, adrive, drive
+from selfheal.resources.cache_stores import MISSING
+from selfheal.resources.steps import Plan, adrive, drive
 
 
 def _carry_out(gate: CacheGate[Any, Any], plan: Plan[None]) -> Awaitable[None] | None:
@@ -172,13 +173,16 @@ def _keys(given: Callable[[], Iterable[Any]] | Iterable[Any]) -> Callable[[], It
 
 
 @attrs.frozen(repr=False)
-class WarmCache(RecoveryAction):
+class WarmCache(Paced):
     """
     Get values that will be wanted, so many a second and no faster.
 
     Against ``cold``, or after something else: ``BumpEpoch(gate) + WarmCache(gate, keys, per_second=10)``. What is
     there already is not loaded again. It stops early when its time is up, which is no failure: whether it was
-    enough is seen by the next looks. When the incident is over or the healer stops, it stops as well.
+    enough is seen by the next looks. When the incident is over or the healer stops, it stops as well. No thread
+    waits between two values, and virtual time covers that.
+
+    It has failed if not a single value could be loaded, and cannot help if the cache is bypassed.
 
     Args:
         gate: Of the cache.
@@ -200,47 +204,62 @@ class WarmCache(RecoveryAction):
     def __attrs_post_init__(self) -> None:
         require(self, positive, "per_second")
 
-    def recover(self, ctx: RecoveryContext) -> Awaitable[None] | None:
-        """
-        Warm it up.
-
-        Raises:
-            Escalate: If the cache is bypassed.
-            SelfHealError: If not a single value could be loaded.
-        """
-        return _carry_out(self.gate, self.warming(ctx))
-
     def plan(self) -> str:
         """
         What it would do.
         """
         return f"get values of {self.gate.name}, {self.per_second:g} a second at most"
 
-    def warming(self, ctx: RecoveryContext) -> Plan[None]:
+    def parts(self) -> Part:
         """
-        The steps: values, and pauses in between.
+        Begin with the first value.
         """
-        pause: float = 1 / self.per_second
-        get = self.gate.aget if self.gate.is_async else self.gate.get
-        got = failed = 0
-        for number, key in enumerate(self.keys()):
-            if number:
-                if ctx.remaining() <= 2 * pause:  # the last one needs a moment too
-                    break
-                yield Wait(Signal(), pause)
-            ctx.check()
-            if self.gate.mode is GateMode.BYPASS:
-                msg = f"{self.gate.name} is bypassed: nothing can be stored in it"
-                raise Escalate(msg)
-            try:
-                yield functools.partial(get, key)
-                got += 1
-            except Exception:  # noqa: BLE001 - one value that cannot be had is no reason to leave the others out
-                failed += 1
-        ctx.log(f"{got} values of {self.gate.name} are there", got=got, failed=failed)
-        if failed and not got:
-            msg = f"none of {failed} values of {self.gate.name} could be loaded"
+        return _Warming(self)
+
+
+class _Warming(Part):
+    """
+    One warm-up: a value in each part.
+    """
+
+    def __init__(self, action: WarmCache) -> None:
+        self.name = action.name
+        self._action = action
+        self._keys: Iterator[Any] | None = None
+        self._key: Any = MISSING
+        self._got = self._failed = 0
+
+    def recover(self, ctx: RecoveryContext) -> Awaitable[None] | None:
+        return _carry_out(self._action.gate, self._warming(ctx))
+
+    def _warming(self, ctx: RecoveryContext) -> Plan[None]:
+        gate = self._action.gate
+        if gate.mode is GateMode.BYPASS:
+            msg = f"{gate.name} is bypassed: nothing can be stored in it"
+            raise Escalate(msg)
+        if self._keys is None:
+            self._keys = iter((yield self._action.keys))
+            self._key = next(self._keys, MISSING)
+        if self._key is not MISSING:
+            yield from self._getting(self._key)
+            self._key = next(self._keys, MISSING)
+        pause = 1 / self._action.per_second
+        if self._key is not MISSING and ctx.remaining() > 2 * pause:  # that one needs a moment too
+            self.pause = pause
+            return
+        self.pause = None
+        ctx.log(f"{self._got} values of {gate.name} are there", got=self._got, failed=self._failed)
+        if self._failed and not self._got:
+            msg = f"none of {self._failed} values of {gate.name} could be loaded"
             raise SelfHealError(msg)
+
+    def _getting(self, key: Any) -> Plan[None]:
+        gate = self._action.gate
+        try:
+            yield functools.partial(gate.aget if gate.is_async else gate.get, key)
+            self._got += 1
+        except Exception:  # noqa: BLE001 - one value that cannot be had is no reason to leave the others out
+            self._failed += 1
 
 
 #: What a bypass helps against: the cache, not what the values are loaded from.
