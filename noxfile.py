@@ -25,7 +25,11 @@ IN_CI = "CI" in os.environ
 VERSIONS = ["3.11", "3.12", "3.13", "3.14"]
 
 #: What the files of `tests/system` need beyond Python: ``file: (command, Debian package)``.
-SYSTEM_NEEDS = {"test_full_disk.py": ("mount", "mount"), "test_mysql.py": ("mariadbd", "mariadb-server-core")}
+SYSTEM_NEEDS = {
+    "test_full_disk.py": ("mount", "mount"),
+    "test_mysql.py": ("mariadbd", "mariadb-server-core"),
+    "test_systemd.py": ("/lib/systemd/systemd", "systemd"),
+}
 
 #: A package index that does not answer is given up soon; then apt ends with 100.
 APT = ("apt-get", "-qy", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1")
