@@ -103,6 +103,14 @@ def test_not_one_line_is_lost_torn_or_doubled(tmp_path, ctx, make, compress, mon
     assert {thread: set(range(LINES)) for thread in range(THREADS)} == {t: set(n) for t, n in written.items()}
 
 
+def repeat(call, stop, errors):
+    while not stop.is_set():
+        try:
+            call()
+        except Exception as exc:
+            errors.append(exc)
+
+
 def test_probe_and_pruning_beside_rotation_never_stumble(tmp_path, ctx, monkeypatch):
     """
     Probe and pruning run all the time beside writers and rotations: no false alarm, no error, the live file stays.
@@ -118,22 +126,12 @@ def test_probe_and_pruning_beside_rotation_never_stumble(tmp_path, ctx, monkeypa
     # So many lines a file at most: one that is longer than all archives may be would be a good reason to complain.
     lines = threading.Semaphore(500)
 
-    def forever(call):
-        def run():
-            while not stop.is_set():
-                try:
-                    call()
-                except Exception as exc:
-                    errors.append(exc)
-
-        return threading.Thread(target=run)
-
     def write():
         if lines.acquire(timeout=0.01):
             logger.info("x" * 100)
 
     calls = [write, lambda: prune.recover(ctx), probe]
-    threads = [forever(call) for call in calls]
+    threads = [threading.Thread(target=repeat, args=(call, stop, errors)) for call in calls]
     for thread in threads:
         thread.start()
     for _ in range(ROTATIONS):
@@ -198,7 +196,7 @@ def test_a_kill_during_compression_leaves_the_whole_archive(tmp_path):
             chunks += 1
             if chunks == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
-        compress(sys.argv[1], check=check)
+        compress(sys.argv[1], "gzip", check=check)
         """
     )
     archive = tmp_path / "app.log.20200101T000000Z-0"

@@ -9,6 +9,7 @@ import logging.handlers
 import os
 import re
 import stat
+import sys
 
 import attrs
 import pytest
@@ -28,6 +29,19 @@ HANDLERS = {
     "timed": lambda path: logging.handlers.TimedRotatingFileHandler(path, when="midnight", backupCount=3),
     "watched": lambda path: logging.handlers.WatchedFileHandler(path),
 }
+
+
+@pytest.fixture(params=["gzip", "isal", "zstd"])
+def packed(request, monkeypatch):
+    """What to pass as `compress`, the suffix, and how to read what comes of it."""
+    if request.param == "zstd":
+        zstd = pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+        return "zstd", ".zst", zstd.decompress
+    if request.param == "isal":
+        pytest.importorskip("isal")
+    else:
+        monkeypatch.setitem(sys.modules, "isal.igzip", None)  # not installed
+    return "gzip", ".gz", gzip.decompress
 
 
 @pytest.fixture
@@ -82,16 +96,18 @@ def test_archives_are_named_by_the_time_and_a_number(plain, tmp_path, ctx):
     assert all(re.fullmatch(r"app\.log\.\d{8}T\d{6}Z-\d+\.gz", name) for name in names)
 
 
-def test_a_compressed_archive_holds_the_same_and_keeps_mode_and_time(plain, tmp_path, ctx, said):
+def test_a_compressed_archive_holds_the_same_and_keeps_mode_and_time(plain, tmp_path, ctx, said, packed):
     """
-    The archive is compressed outside the lock, with the permissions and the time of the file.
+    The archive is compressed outside the lock, with the permissions and the time of the file, in the format asked for.
     """
+    compress, suffix, decompress = packed
     os.chmod(plain.baseFilename, 0o640)
     write(plain, "a line " * 1000)
     os.utime(plain.baseFilename, (1_600_000_000, 1_600_000_000))
-    RotateLog(plain).recover(ctx)
+    RotateLog(plain, compress=compress).recover(ctx)
     (archive,) = archives(tmp_path)
-    assert "a line " * 1000 + "\n" == gzip.decompress(archive.read_bytes()).decode()
+    assert suffix == archive.suffix
+    assert "a line " * 1000 + "\n" == decompress(archive.read_bytes()).decode()
     assert 0o640 == stat.S_IMODE(archive.stat().st_mode)
     assert 1_600_000_000 == archive.stat().st_mtime
     assert re.search(r"was compressed from 7001 to \d+ bytes", said[-1][0])
@@ -221,14 +237,14 @@ def test_a_cancelled_rotation_changes_nothing(plain, tmp_path, ctx):
     assert "a line\nanother\n" == (tmp_path / "app.log").read_text()
 
 
-def test_a_cancelled_compression_leaves_the_plain_archive(plain, tmp_path, ctx):
+def test_a_cancelled_compression_leaves_the_plain_archive(plain, tmp_path, ctx, packed):
     """
-    An interrupted compression leaves the archive as it was, and nothing half-done.
+    An interrupted compression leaves the archive as it was, and nothing half-done, whatever the format.
     """
     answers = iter([None, None, "closing"])
     write(plain, "x" * 10**6)
     with pytest.raises(CancelledRecoveryError):
-        RotateLog(plain).recover(attrs.evolve(ctx, stopped=lambda: next(answers)))
+        RotateLog(plain, compress=packed[0]).recover(attrs.evolve(ctx, stopped=lambda: next(answers)))
     (archive,) = archives(tmp_path)
     assert "x" * 10**6 + "\n" == archive.read_text()
 
@@ -257,11 +273,13 @@ def test_a_file_that_changes_while_it_is_compressed_stays_plain(tmp_path):
         with path.open("ab") as file:
             file.write(b"y")
 
-    assert "archive stays as it is: somebody still writes to it" == log_compression.compress(str(path), check=append)
+    assert "archive stays as it is: somebody still writes to it" == log_compression.compress(
+        str(path), "gzip", check=append
+    )
     assert ["archive"] == os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("taken", ["archive.gz", "archive.gz.tmp"])
+@pytest.mark.parametrize("taken", ["archive.gz", "archive.gz.tmp", "archive.zst"])
 def test_compression_overwrites_nothing(tmp_path, taken):
     """
     A name that is taken, by a symlink too, is left alone, and so is the archive.
@@ -269,10 +287,61 @@ def test_compression_overwrites_nothing(tmp_path, taken):
     (tmp_path / "archive").write_bytes(b"x" * 100)
     (tmp_path / "victim").write_bytes(b"v")
     os.symlink(tmp_path / "victim", tmp_path / taken)
-    said = log_compression.compress(str(tmp_path / "archive"), check=lambda: None)
+    said = log_compression.compress(str(tmp_path / "archive"), "gzip", check=lambda: None)
     assert said.startswith("archive stays as it is")
     assert b"v" == (tmp_path / "victim").read_bytes()
     assert b"x" * 100 == (tmp_path / "archive").read_bytes()
+
+
+def test_archives_of_every_format_are_archives_to_the_ladder(plain, tmp_path, ctx, said):
+    """
+    Archives that are plain, gzip, zstd or half-done are pruned as archives, and none of their names is used again.
+    """
+    for suffix in ("", ".gz", ".zst", ".zst.tmp"):
+        old = tmp_path / f"app.log.20200101T000000Z-0{suffix}"
+        old.write_bytes(b"x" * 100)
+        os.utime(old, (0, 0))
+    rotate, prune = log_ladder(plain, max_age=60, keep=0).rungs[0].action.branches
+    write(plain, "a line")
+    rotate.recover(ctx)
+    assert any("20200101T000000Z-0 stays as it is" in message for message, _ in said)
+    prune.recover(ctx)
+    (archive,) = archives(tmp_path)
+    assert b"a line\n" == gzip.decompress(archive.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("compress", "message"),
+    [
+        ("xz", r"compress='xz': must be 'gzip', 'zstd', True"),
+        (1, r"compress=1: must be"),
+        (None, "compress=None: must be"),
+    ],
+)
+def test_a_compression_that_does_not_exist_is_refused(plain, compress, message):
+    """
+    A format that is not known is refused when the action is made.
+    """
+    with pytest.raises(ConfigError, match=message):
+        RotateLog(plain, compress=compress)
+
+
+def test_zstd_that_is_not_installed_is_refused_at_once(plain, monkeypatch):
+    """
+    Without a module for zstd the action cannot be made, and the message says what to install.
+    """
+    for module in ("compression.zstd", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=r"pip install backports\.zstd"):
+        log_ladder(plain, compress="zstd")
+
+
+def test_true_means_gzip(plain):
+    """
+    Whoever only says yes gets the format that everybody can read.
+    """
+    assert RotateLog(plain) == RotateLog(plain, compress=True)
+    assert "gzip" == RotateLog(plain).compress
 
 
 def test_compression_follows_no_symlink(tmp_path):
@@ -282,7 +351,7 @@ def test_compression_follows_no_symlink(tmp_path):
     (tmp_path / "victim").write_bytes(b"v")
     os.symlink(tmp_path / "victim", tmp_path / "archive")
     with pytest.raises(OSError, match="symbolic links"):
-        log_compression.compress(str(tmp_path / "archive"), check=lambda: None)
+        log_compression.compress(str(tmp_path / "archive"), "gzip", check=lambda: None)
     assert b"v" == (tmp_path / "victim").read_bytes()
 
 

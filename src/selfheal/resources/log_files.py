@@ -9,6 +9,8 @@ import glob
 import logging
 import os
 
+from typing import Literal
+
 from selfheal.model.ladder import Ladder
 from selfheal.recovery import rung
 from selfheal.resources.log_archives import PruneArchives
@@ -27,7 +29,7 @@ def log_ladder(
     max_total_bytes: int | None = None,
     min_free_bytes: int | None = None,
     keep: int = 1,
-    compress: bool = True,
+    compress: Literal["gzip", "zstd"] | bool = "gzip",
     attempts: int = 3,
     cooldown: float | dt.timedelta = 60.0,
 ) -> Ladder:

@@ -16,7 +16,7 @@ import re
 import stat
 
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import attrs
 
@@ -24,7 +24,7 @@ from selfheal.clock import SystemClock
 from selfheal.errors import Escalate
 from selfheal.model.ladder import RecoveryContext
 from selfheal.recovery import RecoveryAction
-from selfheal.resources.log_compression import compress
+from selfheal.resources.log_compression import Format, as_format, compress, is_packed
 from selfheal.resources.log_handles import (
     Identity,
     identity,
@@ -70,18 +70,20 @@ class RotateLog(RecoveryAction):
 
     Args:
         handler: A `logging.FileHandler`.
-        compress: Make a ``.gz`` of each archive afterwards, outside the lock, if nobody writes to it any more and the
-            disk has room for it.
+        compress: What to make of each archive afterwards, outside the lock, if nobody writes to it any more and the disk
+            has room for it. ``"gzip"``, or `True`: a ``.gz``, by the package isal where it is installed, which takes a
+            tenth of the time, else at level 6. ``"zstd"``: a ``.zst``, which takes as little and is smaller than both;
+            it needs Python 3.14 or the package backports.zstd. `False`: it stays plain.
         name: Of the action: a metric label.
 
     Raises:
-        ConfigError: If *handler* writes no file.
+        ConfigError: If *handler* writes no file, or *compress* cannot be done.
 
     .. versionadded:: 26.1.0
     """
 
     handler: logging.FileHandler = attrs.field(converter=require_file_handler)
-    compress: bool = attrs.field(default=True, kw_only=True)
+    compress: Format | Literal[False] = attrs.field(default="gzip", converter=as_format, kw_only=True)
     name: str = attrs.field(default="rotate_log", kw_only=True)
 
     def recover(self, ctx: RecoveryContext) -> None:
@@ -111,9 +113,9 @@ class RotateLog(RecoveryAction):
             raise
         # Only now: whoever listens may log, with this very handler.
         ctx.log(message)
-        if self.compress:
+        if self.compress is not False:
             for archive in _plain_archives(path):
-                self._compress(archive, ctx)
+                self._compress(archive, self.compress, ctx)
 
     def plan(self) -> str:
         """
@@ -150,12 +152,12 @@ class RotateLog(RecoveryAction):
             return f"{path} was rotated by another process"
         return f"{path} was rotated ({named.st_size} bytes)"
 
-    def _compress(self, archive: str, ctx: RecoveryContext) -> None:
+    def _compress(self, archive: str, form: Format, ctx: RecoveryContext) -> None:
         try:
             if identity(os.stat(archive)) in live_files():
                 ctx.log("another handler still writes to the archive; it stays as it is")
             else:
-                ctx.log(compress(archive, check=ctx.check))
+                ctx.log(compress(archive, form, check=ctx.check))
         except OSError as exc:
             # The log is rotated, which is what heals. A plain archive is as good as a compressed one.
             ctx.log("the archive could not be compressed", error_type=type(exc).__name__)
@@ -187,7 +189,7 @@ def _move_away(path: str) -> str | None:
     now = dt.datetime.fromtimestamp(SystemClock.wall(), dt.UTC)
     for number in range(_TRIES):
         archive = f"{path}.{now:%Y%m%dT%H%M%SZ}-{number}"
-        if os.path.lexists(f"{archive}.gz") or not _reserve(archive):
+        if is_packed(archive) or not _reserve(archive):
             continue
         try:
             os.replace(path, archive)
