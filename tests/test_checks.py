@@ -262,12 +262,13 @@ class TestHealthCheck:
         """
         check = HealthCheck(probe)
 
-        assert (HealingPolicy(), (), Ladder(), (), False, FAULT_KINDS, None) == (
+        assert (HealingPolicy(), (), Ladder(), (), False, False, FAULT_KINDS, None) == (
             check.policy,
             check.monitors,
             check.recovery,
             check.depends_on,
             check.shared,
+            check.self_doubt,
             check.kinds,
             check.budget,
         )
@@ -343,6 +344,15 @@ class TestHealthCheck:
         assert ["restart"] == [step.name for step in HealthCheck(probe, recovery=restart).recovery.rungs]
         with pytest.raises(ConfigError, match="3 is not a function"):
             HealthCheck(probe, recovery=3)
+
+    @pytest.mark.parametrize("other", [{"shared": True}, {"depends_on": ["db"]}])
+    def test_speaks_for_this_process_alone(self, other):
+        """
+        A check with self_doubt=True has no say over others of which others have a say over it.
+        """
+        assert HealthCheck(probe, name="x", self_doubt=True).self_doubt
+        with pytest.raises(ConfigError, match=f"self_doubt=True and {next(iter(other))}=.*Drop one of them"):
+            HealthCheck(probe, name="x", self_doubt=True, **other)
 
     def test_depends_on_checks_or_their_names(self):
         """

@@ -52,6 +52,8 @@ class HealthCheck:
         recovery: A ladder, an action, or a function that takes the `RecoveryContext`. `None`: nothing heals it.
         depends_on: Checks, or their names: while one of them is bad, it is healed instead.
         shared: Other replicas use the resource too.
+        self_doubt: It looks at this process, as `LoopWatchdog` and `OpenFiles` do. While it is bad, what other checks see
+            may be the process' own fault: none of them is healed, and their bad results count as UNKNOWN.
         kinds: Fault kinds of your own, besides `selfheal.model.FAULT_KINDS`.
         budget: How many actions the resource may take.
 
@@ -69,6 +71,7 @@ class HealthCheck:
     recovery: Ladder
     depends_on: tuple[str, ...]
     shared: bool
+    self_doubt: bool
     kinds: frozenset[str]
     budget: Budget | None
 
@@ -87,6 +90,7 @@ class HealthCheck:
         recovery: RecoveryAction | Ladder | Callable[[RecoveryContext], object] | None = None,
         depends_on: Iterable[str | HealthCheck | Callable[..., object]] = (),
         shared: bool = False,
+        self_doubt: bool = False,
         kinds: Iterable[str] = (),
         budget: Budget | None = None,
     ) -> None:
@@ -102,6 +106,7 @@ class HealthCheck:
             "recovery": _ladder(recovery),
             "depends_on": _dependencies(name, depends_on),
             "shared": shared,
+            "self_doubt": self_doubt,
             "kinds": FAULT_KINDS | {require_name(kind, "fault kind") for kind in _several(name, "kinds", kinds)},
             "budget": _budget(name, budget),
         }
@@ -129,6 +134,7 @@ class CheckOptions(TypedDict, total=False):
     recovery: RecoveryAction | Ladder | Callable[[RecoveryContext], object] | None
     depends_on: Iterable[str | HealthCheck | Callable[..., object]]
     shared: bool
+    self_doubt: bool
     kinds: Iterable[str]
     budget: Budget | None
 
@@ -266,6 +272,13 @@ def _dependencies(name: str, given: Iterable[object]) -> tuple[str, ...]:
 def _require_workable(check: HealthCheck) -> None:
     if check.probe is None and not check.monitors:
         msg = f"check {check.name!r} has neither a probe nor a monitor: there is nothing to look at."
+        raise ConfigError(msg)
+    if check.self_doubt and (check.shared or check.depends_on):
+        which = "shared=True" if check.shared else "depends_on="
+        msg = (
+            f"check {check.name!r} has self_doubt=True and {which}: what speaks for this process alone neither is shared "
+            "nor waits for another check. Drop one of them."
+        )
         raise ConfigError(msg)
     if check.recovery.rungs:
         from selfheal.recovery.function import kinds_named_by

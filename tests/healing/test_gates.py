@@ -15,6 +15,7 @@ SAFE = Rung(action="safe", name="safe", safe_after_abandon=True)
 ORDER = [
     Gate.PAUSED,
     Gate.BUSY,
+    Gate.SELF_DOUBT,
     Gate.DEPENDENCY,
     Gate.STORM,
     Gate.FLAPPING,
@@ -28,6 +29,7 @@ ORDER = [
 CLOSING = {
     Gate.PAUSED: ({"paused": "maintenance", "paused_until": 160.0}, 160.0),
     Gate.BUSY: ({"running": ("kick",)}, None),
+    Gate.SELF_DOUBT: ({"doubts": (Dependency("open_files", HealthStatus.UNHEALTHY),)}, None),
     Gate.DEPENDENCY: ({"dependencies": (Dependency("disk", HealthStatus.UNHEALTHY),)}, None),
     Gate.STORM: ({"actions": 4}, None),
     Gate.FLAPPING: ({"flapping_until": 130.0}, 130.0),
@@ -92,6 +94,10 @@ def test_the_first_closed_gate_gives_its_name():
         (CLOSING[Gate.BUSY][0], "db: not healed: busy: kick runs"),
         ({"running": ("kick",), "abandoned": True}, "db: not healed: busy: kick was given up and has not ended"),
         (CLOSING[Gate.DEPENDENCY][0], "db: not healed: dependency: disk is unhealthy, and it needs that"),
+        (
+            CLOSING[Gate.SELF_DOUBT][0],
+            "db: not healed: self_doubt: open_files is unhealthy, and the fault may be this process' own",
+        ),
         (CLOSING[Gate.STORM][0], "db: not healed: storm: 4 actions run, and max_concurrent=4"),
         (CLOSING[Gate.FLAPPING][0], "db: not healed: flapping: it changes its mind too often, next in 30.0 s"),
         (CLOSING[Gate.COOLDOWN][0], "db: not healed: cooldown: rebuild has just run, next in 20.0 s"),
@@ -121,12 +127,12 @@ def test_all_closed_gates_have_to_open():
 
 def test_healing_by_hand_passes_over_some_gates():
     """
-    Whoever heals by hand passes over dependency, storm, flapping and cooldown, and over nothing else.
+    Whoever heals by hand passes over self_doubt, dependency, storm, flapping and cooldown, and over nothing else.
     """
     trace = ask(all_closed(manual=True))
     assert [Gate.PAUSED, Gate.BUSY, Gate.PRECONDITION, Gate.BUDGET, Gate.SHADOW] == closed(trace)
     passed = [verdict.gate for verdict in trace.verdicts if "by hand" in verdict.reason]
-    assert [Gate.DEPENDENCY, Gate.STORM, Gate.FLAPPING, Gate.COOLDOWN] == passed
+    assert [Gate.SELF_DOUBT, Gate.DEPENDENCY, Gate.STORM, Gate.FLAPPING, Gate.COOLDOWN] == passed
 
 
 def test_stepping_down_is_not_braked():
@@ -134,7 +140,7 @@ def test_stepping_down_is_not_braked():
     For a revert flapping, cooldown, precondition and budget do not apply; the others do.
     """
     trace = ask(all_closed(revert=True))
-    assert [Gate.PAUSED, Gate.BUSY, Gate.DEPENDENCY, Gate.STORM, Gate.SHADOW] == closed(trace)
+    assert [Gate.PAUSED, Gate.BUSY, Gate.SELF_DOUBT, Gate.DEPENDENCY, Gate.STORM, Gate.SHADOW] == closed(trace)
 
 
 @pytest.mark.parametrize(
@@ -166,13 +172,14 @@ def test_who_may_run_beside_an_abandoned_action(what, busy):
         (Dependency("a", HealthStatus.UNKNOWN, suspect=True), True),
     ],
 )
-def test_a_dependency_closes_when_it_is_bad_or_suspect(dependency, is_closed):
+@pytest.mark.parametrize(("gate", "what"), [(Gate.DEPENDENCY, "dependencies"), (Gate.SELF_DOUBT, "doubts")])
+def test_another_check_closes_when_it_is_bad_or_suspect(gate, what, dependency, is_closed):
     """
-    What is known to be bad or under suspicion closes the gate, whichever of the dependencies it is; UNKNOWN does not.
+    What is known to be bad or under suspicion closes the gate, whichever of the checks it is; UNKNOWN does not.
     """
     others = (Dependency("b", HealthStatus.HEALTHY),)
-    for dependencies in ((dependency, *others), (*others, dependency)):
-        assert is_closed == (Gate.DEPENDENCY in closed(ask(around(dependencies=dependencies))))
+    for checks in ((dependency, *others), (*others, dependency)):
+        assert ([gate] if is_closed else []) == closed(ask(around(**{what: checks})))
 
 
 def test_a_suspect_dependency_is_named():

@@ -2,8 +2,8 @@
 Named reasons why nothing is done now: pure questions about a value that the runtime has filled.
 
 A gate never waits and never charges. All are asked, in the order of `Gate`, so
-that the trace of one question says everything. Loop lag and leases are named
-in `Gate` and have no inputs here: what is not measured is not judged.
+that the trace of one question says everything. Leases are named in `Gate` and
+have no input here: what is not measured is not judged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from selfheal.model import Budget, Gate, HealthStatus, Rung
 
 class Dependency(NamedTuple):
     """
-    What is known about something that has to work before this check can.
+    What is known about another check that has to be well before this one may be healed.
 
     Args:
         name: Of its check.
@@ -62,7 +62,8 @@ class Surroundings:
         paused_until: When the pause expires; `None`: not by itself.
         running: Names of the actions on the resource that have not ended.
         abandoned: All of them were given up: their deadline is over.
-        dependencies: Its hard dependencies, as far as their state is known.
+        doubts: The checks that speak for this process itself, as far as their state is known.
+        dependencies: Its hard dependencies, likewise.
         actions: Actions that run now, on whatever resource.
         max_concurrent: So many may run at once.
         flapping_until: When the check has calmed down, or `None`.
@@ -80,6 +81,7 @@ class Surroundings:
     paused_until: float | None = None
     running: tuple[str, ...] = ()
     abandoned: bool = False
+    doubts: tuple[Dependency, ...] = ()
     dependencies: tuple[Dependency, ...] = ()
     actions: int = 0
     max_concurrent: int = 4
@@ -181,13 +183,21 @@ def _busy(around: Surroundings) -> _Closed | None:
     return _Closed(f"{what} was given up and has not ended" if around.abandoned else f"{what} runs")
 
 
+def _self_doubt(around: Surroundings) -> _Closed | None:
+    return _ailing(around.doubts, "the fault may be this process' own")
+
+
 def _dependency(around: Surroundings) -> _Closed | None:
+    return _ailing(around.dependencies, "it needs that")
+
+
+def _ailing(others: tuple[Dependency, ...], so: str) -> _Closed | None:
     # UNKNOWN closes nothing: "we cannot tell" about one thing is no reason to leave another one broken.
-    for dependency in around.dependencies:
-        if dependency.status is HealthStatus.UNHEALTHY:
-            return _Closed(f"{dependency.name} is unhealthy, and it needs that")
-        if dependency.suspect:
-            return _Closed(f"{dependency.name} is under suspicion, and it needs that")
+    for other in others:
+        if other.status is HealthStatus.UNHEALTHY:
+            return _Closed(f"{other.name} is unhealthy, and {so}")
+        if other.suspect:
+            return _Closed(f"{other.name} is under suspicion, and {so}")
     return None
 
 
@@ -228,6 +238,7 @@ def _shadow(around: Surroundings) -> _Closed | None:
 _GATES: Final[tuple[tuple[Gate, Callable[[Surroundings], _Closed | None]], ...]] = (
     (Gate.PAUSED, _paused),
     (Gate.BUSY, _busy),
+    (Gate.SELF_DOUBT, _self_doubt),
     (Gate.DEPENDENCY, _dependency),
     (Gate.STORM, _storm),
     (Gate.FLAPPING, _flapping),
@@ -238,7 +249,7 @@ _GATES: Final[tuple[tuple[Gate, Callable[[Surroundings], _Closed | None]], ...]]
 )
 
 #: Whoever heals by hand has looked, and wants it now. Paused, busy, budget and shadow still hold.
-_MANUAL: Final = frozenset({Gate.DEPENDENCY, Gate.STORM, Gate.FLAPPING, Gate.COOLDOWN})
+_MANUAL: Final = frozenset({Gate.SELF_DOUBT, Gate.DEPENDENCY, Gate.STORM, Gate.FLAPPING, Gate.COOLDOWN})
 
 #: Stepping down is part of a healing that was let through. Flapping, cooldown and budget brake healing that does not
 #: help, and this one has; the precondition asks about a fault, and there is none. A brake here would only keep a

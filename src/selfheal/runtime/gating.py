@@ -33,7 +33,7 @@ from selfheal.recovery.plan import plan, revert_plan
 from selfheal.runtime.actions import ActionRun
 from selfheal.runtime.pauses import pause_of
 from selfheal.runtime.probes import MAX_ABANDONED
-from selfheal.runtime.questions import Question, asks_dependencies, dependency, is_better
+from selfheal.runtime.questions import Question, asks_first, dependency, doubts_of, is_better, needs_of
 
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def consider(driver: Driver, watch: Watch, step: Recover | Revert, now: float) -
     Carry out *step* if the gates let it; whether the machine is to be asked again at once.
     """
     rung = watch.check.recovery.rungs[step.rung]
-    if asks_dependencies(driver, watch, now):
+    if asks_first(driver, watch, now):
         return False
     trace = ask(surroundings(driver, watch, step, now))
     if not trace.open and trace.gate is not None:
@@ -131,7 +131,8 @@ def surroundings(driver: Driver, watch: Watch, step: Recover | Revert | None, no
         paused_until=None if pause is None else pause.until,
         running=tuple(run.rung.name for run in running),
         abandoned=len(running) < MAX_ABANDONED and all(run.answered for run in running),
-        dependencies=tuple(dependency(driver, name) for name in watch.check.depends_on),
+        doubts=tuple(map(dependency, doubts_of(driver, watch))),
+        dependencies=tuple(map(dependency, needs_of(driver, watch))),
         actions=len(driver.running),
         max_concurrent=driver.settings.max_concurrent,
         flapping_until=watch.flaps.opens_at(now=now),

@@ -7,21 +7,26 @@ from __future__ import annotations
 import inspect
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
+
+import attrs
 
 from selfheal.answers import interpret, interpret_error
 from selfheal.healing.gates import Dependency
-from selfheal.model import HealingState, HealthStatus
+from selfheal.model import Fault, HealingState, HealthStatus
 from selfheal.runtime import guards
 from selfheal.runtime.leash import awaiting, let_go_of
 from selfheal.runtime.probes import is_async_callable
 
 
 if TYPE_CHECKING:
-    from selfheal.model import Entry
+    from selfheal.model import CheckResult, Entry
     from selfheal.runtime.driver import Driver
     from selfheal.runtime.threads import Handle
     from selfheal.runtime.watch import Watch
+
+
+_GOOD: Final = frozenset({HealthStatus.HEALTHY, HealthStatus.UNKNOWN})
 
 
 class Question:
@@ -132,29 +137,39 @@ def is_better(watch: Watch, now: float) -> bool:
     return watch.better_asked == now and since is not None and now - since >= watch.check.policy.probation
 
 
-def dependency(driver: Driver, name: str) -> Dependency:
+def needs_of(driver: Driver, watch: Watch) -> list[Watch]:
     """
-    What a gate has to know about one dependency.
+    What *watch* depends on.
     """
-    watch = driver.watches[name]
-    return Dependency(
-        name=name,
-        status=watch.machine.status,
-        suspect=_is_suspect(watch),
-    )
+    return [driver.watches[name] for name in watch.check.depends_on]
+
+
+def doubts_of(driver: Driver, watch: Watch) -> list[Watch]:
+    """
+    What speaks for this process when *watch* is to be judged. What speaks for it is not judged by others.
+    """
+    return [] if watch.check.self_doubt else driver.doubts
+
+
+def dependency(watch: Watch) -> Dependency:
+    """
+    What a gate has to know about a check that another one's healing waits for.
+    """
+    return Dependency(name=watch.check.name, status=watch.machine.status, suspect=_is_suspect(watch))
 
 
 def _is_suspect(watch: Watch) -> bool:
     return watch.machine.state not in {HealingState.IDLE, HealingState.RESTORED}
 
 
-def asks_dependencies(driver: Driver, watch: Watch, now: float) -> bool:
+def asks_first(driver: Driver, watch: Watch, now: float) -> bool:
     """
-    Look at dependencies whose last result is too old for a decision; whether the decision has to wait for one.
+    Look at what a decision needs and whose last result is too old; whether the decision has to wait for one.
     """
     if watch.machine.manual:
         return False
-    old = [driver.watches[name] for name in watch.check.depends_on if _is_in_doubt(driver.watches[name], now)]
+    needed = needs_of(driver, watch) + doubts_of(driver, watch)
+    old = [other for other in needed if _is_in_doubt(other, now)]
     if not old:
         return False
     watch.asking = Awaited()
@@ -176,13 +191,33 @@ def _is_in_doubt(watch: Watch, now: float) -> bool:
     return last is None or last.started_at is None or now - last.started_at > policy.timeout + policy.fast_interval
 
 
-def restored(driver: Driver, watch: Watch, entry: Entry) -> None:
+def judged(driver: Driver, watch: Watch, result: CheckResult) -> CheckResult:
     """
-    If *watch* is well again, whatever depends on it needs fresh evidence.
+    *result*, or UNKNOWN if it is bad and may be this process' own fault.
     """
-    if entry.fields.get("to_state") != "restored":
+    if result.status in _GOOD:  # what does not work here cannot make anything look well
+        return result
+    for other in doubts_of(driver, watch):
+        if _is_suspect(other):
+            fault = result.fault or Fault("error")
+            seen = fault.message or fault.kind
+            fault = attrs.evolve(
+                fault, message=f"{seen} (while {other.check.name} is not well, which may be the cause)"
+            )
+            return attrs.evolve(result, status=HealthStatus.UNKNOWN, fault=fault)
+    return result
+
+
+def passed(driver: Driver, watch: Watch, entry: Entry) -> None:
+    """
+    If *watch* is well again, whatever has waited for it needs fresh evidence.
+    """
+    before, after = entry.fields.get("from_state"), entry.fields.get("to_state")
+    is_doubt = watch.check.self_doubt
+    # A doubt that was only a suspicion has spoilt evidence as well.
+    if after != "restored" and not (is_doubt and (before, after) == ("detecting", "idle")):
         return
     for other in tuple(driver.watches.values()):
-        if watch.check.name in other.check.depends_on:
-            other.machine.discard(f"{watch.check.name} is restored", now=entry.at)
+        if watch.check.name in other.check.depends_on or (is_doubt and not other.check.self_doubt):
+            other.machine.discard(f"{watch.check.name} is well again", now=entry.at)
             guards.forget(driver, other)
