@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from selfheal.clock import Clock
     from selfheal.model import Incident, Journal
+    from selfheal.model.rings import PastResult
     from selfheal.runtime.gating import Explanation
     from selfheal.runtime.hosts import Host
     from selfheal.runtime.listeners import Listener
@@ -228,6 +229,16 @@ class Healer:
             UnknownCheckError: If there is none of this name.
         """
         return self._engine.explain(name)
+
+    def results(self, name: str) -> tuple[PastResult, ...]:
+        """
+        The last results of a check, oldest first, at most 300. Safe from any thread; never waits.
+
+        Raises:
+            UnknownCheckError: If there is none of this name.
+        """
+        self._engine.require(name)
+        return tuple(self._engine.driver.watches[name].ring)
 
     def incidents(self) -> tuple[Incident, ...]:
         """

@@ -256,3 +256,43 @@ def test_actions_that_are_safe_beside_abandoned_ones_have_a_bound_too() -> None:
     story = simulate([check], until=2000, clock=clock)
 
     assert MAX_ABANDONED == running[0] == len(story.actions())
+
+
+def test_the_status_says_where_a_healing_stands() -> None:
+    """
+    Since when it is in its state, the rung that was tried last, the action that runs, and what a step waits for.
+    """
+    clock = VirtualClock()
+    well: list[bool] = []
+
+    @recovery_action
+    async def kick(ctx) -> None:
+        await clock.sleep(3)
+
+    @recovery_action
+    def rebuild(ctx) -> None:
+        well.append(True)
+
+    check = HealthCheck(lambda: bool(well), name="db", policy=POLICY, recovery=rung(kick) >> rung(rebuild))
+    seen = []
+
+    async def main() -> None:
+        async with Healer([check], clock=clock, phase=0, slack=0) as healer:
+            await clock.sleep(2)  # bad at 0 and 1, and kick runs until 4
+            seen.append(healer.status()["db"])
+            healer.pause("night", ttl=20)
+            await clock.sleep(15)
+            seen.append(healer.status()["db"])
+            await clock.sleep(20)
+            seen.append(healer.status()["db"])
+            await clock.sleep(60)
+            seen.append(healer.status()["db"])
+            assert {"unhealthy", "healthy"} == {past.status.value for past in healer.results("db")}
+
+    clock.run(main)
+    assert [(1.0, "kick", "kick"), (5.0, "kick", None), (23.0, "rebuild", None), (53.0, None, None)] == [
+        (status.since, status.rung, status.running) for status in seen
+    ]
+    assert [None, "db: not healed: paused: night, next in 16.0 s", None, None] == [
+        None if status.waits is None else str(status.waits) for status in seen
+    ]

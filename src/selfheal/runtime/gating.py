@@ -15,7 +15,7 @@ import attrs
 
 from selfheal import names
 from selfheal.errors import ConfigError
-from selfheal.healing.gates import Spent, Surroundings, ask
+from selfheal.healing.gates import GateVerdict, Spent, Surroundings, Trace, ask
 from selfheal.model import (
     Entry,
     Fault,
@@ -37,7 +37,6 @@ from selfheal.runtime.questions import Question, asks_first, dependency, doubts_
 
 
 if TYPE_CHECKING:
-    from selfheal.healing.gates import Trace
     from selfheal.model import Rung
     from selfheal.runtime.driver import Driver
     from selfheal.runtime.watch import Pause, Watch
@@ -93,7 +92,7 @@ def consider(driver: Driver, watch: Watch, step: Recover | Revert, now: float) -
         return False
     trace = ask(surroundings(driver, watch, step, now))
     if not trace.open and trace.gate is not None:
-        watch.waits_for = str(trace)
+        watch.waits = trace
         watch.machine.blocked(trace.gate, until=trace.until, now=now, reason=trace.closed[0].reason)
         return True
     if isinstance(step, Revert) and rung.revert_when is not None and not is_better(watch, now):
@@ -101,8 +100,10 @@ def consider(driver: Driver, watch: Watch, step: Recover | Revert, now: float) -
             watch.better(good=False, at=now, now=now)
         if watch.better_asked == now:  # answered just now, and not good for long enough
             reason = f"what {rung.name} names as revert_when has not been good for the whole probation"
-            watch.waits_for = f"{watch.check.name}: not reverted: {reason}"
-            watch.machine.blocked(Gate.PRECONDITION, until=now + watch.check.policy.interval, now=now, reason=reason)
+            until = now + watch.check.policy.interval
+            closed = GateVerdict(Gate.PRECONDITION, False, reason, until)
+            watch.waits = Trace(check=watch.check.name, at=now, revert=True, verdicts=(closed,))
+            watch.machine.blocked(Gate.PRECONDITION, until=until, now=now, reason=reason)
             return True
         watch.asking = Question(driver, watch, rung.revert_when, now)
         watch.asking.launch()
@@ -156,7 +157,7 @@ def begin(driver: Driver, watch: Watch, step: Recover | Revert, now: float) -> N
     resource, machine = watch.resource, watch.machine
     run = ActionRun(driver, watch, step, rung, now)
     watch.better_asked = watch.better_since = None  # of another rung, or of another diversion
-    watch.waits_for = ""
+    watch.waits = None
     watch.action = run
     driver.running.add(run)
     driver.schedule.remove(watch)
@@ -165,6 +166,7 @@ def begin(driver: Driver, watch: Watch, step: Recover | Revert, now: float) -> N
     until = now + watch.check.policy.action_timeout
     attempt = step.attempt if isinstance(step, Recover) else None
     if isinstance(step, Recover):
+        watch.rung = step.rung
         for ledger in (driver.budget, resource.budget):
             if ledger is not None:
                 watch.charged.append((ledger, ledger.charge(now=now)))
@@ -246,8 +248,8 @@ def _why(driver: Driver, watch: Watch) -> str:
     state, status = watch.machine.state, watch.machine.status
     if not driver.open:
         return "the healer does not run"
-    if state is HealingState.RESTORED and watch.waits_for:
-        return watch.waits_for.partition(": ")[2]
+    if state is HealingState.RESTORED and watch.waits is not None:
+        return str(watch.waits).partition(": ")[2]
     if state is HealingState.EXHAUSTED and not watch.check.recovery.rungs:
         return "and it has no recovery: nothing of ours can heal it"
     if state is HealingState.IDLE and status is HealthStatus.UNKNOWN:

@@ -97,10 +97,11 @@ class Reporter:
             elif entry.event == names.INCIDENT_CLOSED:
                 self._closed(watch, entry)
             elif entry.event == names.STATE_CHANGED:
+                watch.since, watch.waits = entry.at, None
                 self._restored(watch, entry)
             self.send(watch, entry, error if entry.event == names.ACTION_FINISHED else None)
             if entry.event == names.INCIDENT_CLOSED:
-                watch.number = None
+                watch.number = watch.rung = None
 
     def _closed(self, watch: Watch, entry: Entry) -> None:
         incident = watch.machine.last_incident

@@ -18,6 +18,7 @@ from selfheal.runtime.schedule import Timed
 if TYPE_CHECKING:
     from selfheal.checks import HealthCheck
     from selfheal.healing import HealingStateMachine
+    from selfheal.healing.gates import Trace
     from selfheal.model import Fault, Incident
     from selfheal.recovery import RecoveryAction
     from selfheal.runtime.actions import ActionRun
@@ -52,6 +53,10 @@ class CheckStatus:
         incident: Its open incident so far, or `None`.
         abandoned: Runs that outlived their deadline and have not ended.
         held: Names of the held rungs that are applied.
+        since: Monotonic seconds at which it got into that state.
+        rung: Name of the rung that was tried last in the open incident, or `None`.
+        running: Name of the action that runs for it, or `None`.
+        waits: What the gates have said last, while an action or a revert waits for them.
     """
 
     status: HealthStatus
@@ -61,6 +66,10 @@ class CheckStatus:
     incident: Incident | None
     abandoned: int
     held: tuple[str, ...]
+    since: float = 0.0
+    rung: str | None = None
+    running: str | None = None
+    waits: Trace | None = None
 
 
 class Resource:
@@ -105,9 +114,11 @@ class Watch(Timed):
         "resource",
         "ring",
         "run",
+        "rung",
+        "since",
         "unanswered",
         "waiters",
-        "waits_for",
+        "waits",
     )
 
     def __init__(self, check: HealthCheck, machine: HealingStateMachine, resource: Resource, *, is_async: bool) -> None:
@@ -141,8 +152,12 @@ class Watch(Timed):
         #: Incidents so far, and the number of the open one or `None`.
         self.opened = 0
         self.number: int | None = None
-        #: What keeps its held rungs from being stepped down, for people.
-        self.waits_for = ""
+        #: The rung that was begun last in the open incident.
+        self.rung: int | None = None
+        #: What the gates have said to the step that waits for them.
+        self.waits: Trace | None = None
+        #: When its state changed last.
+        self.since = 0.0
         #: It was removed: nothing is begun for it any more.
         self.gone = False
         #: Called with `True` once it is well, or with `False` if that is not to be waited for any more.
@@ -240,7 +255,7 @@ class Watch(Timed):
         fault = machine.fault if last is None or last.fault is None else last.fault
         if incident is not None:
             incident = self.named(incident)
-        rungs = self.check.recovery.rungs
+        rungs, action = self.check.recovery.rungs, self.action
         return CheckStatus(
             status=status,
             state=state,
@@ -249,6 +264,10 @@ class Watch(Timed):
             incident=incident,
             abandoned=len(self.abandoned),
             held=tuple(rungs[index].name for index in machine.held),
+            since=self.since,
+            rung=None if self.rung is None else rungs[self.rung].name,
+            running=None if action is None else action.rung.name,
+            waits=self.waits,
         )
 
     def named(self, incident: Incident) -> Incident:
