@@ -293,6 +293,6 @@ def test_the_status_says_where_a_healing_stands() -> None:
     assert [(1.0, "kick", "kick"), (5.0, "kick", None), (23.0, "rebuild", None), (53.0, None, None)] == [
         (status.since, status.rung, status.running) for status in seen
     ]
-    assert [None, "db: not healed: paused: night, next in 16.0 s", None, None] == [
+    assert [None, "db: not healed: paused: night, next in 6.0 s", None, None] == [
         None if status.waits is None else str(status.waits) for status in seen
     ]
