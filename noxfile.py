@@ -63,7 +63,19 @@ def tests(session: nox.Session) -> None:
     """Virtual time, on asyncio and trio: `tests`."""
     _install(session, "tests")
     thorough = IN_CI and session.python == NEWEST  # property tests at length once; the other versions get the short run
+    if thorough and sys.platform != "win32":
+        _share_environment(pathlib.Path(session.virtualenv.location))
     session.run("pytest", "-n=auto", f"--hypothesis-profile={'ci' if thorough else 'dev'}", *session.posargs)
+
+
+def _share_environment(environment: pathlib.Path) -> None:
+    """
+    Let later sessions of the same Python live in *environment*: to install the same again takes longer than most of them.
+    """
+    for session in ("real", "system", "typing", "layers", "docs"):
+        link = environment.with_name(session)
+        if not link.exists():
+            link.symlink_to(environment.name)
 
 
 @nox.session(python=NEWEST)
