@@ -17,7 +17,7 @@ import pytest
 
 HERE = pathlib.Path(__file__).parent / "applications"
 
-for library in ("psycopg_pool", "sqlalchemy", "asyncpg", "redis", "httpx", "httpx2", "aiohttp"):
+for library in ("cachetools", "psycopg_pool", "sqlalchemy", "asyncpg", "redis", "httpx", "httpx2", "aiohttp"):
     pytest.importorskip(library)
 
 
@@ -85,7 +85,7 @@ def test_text_is_grouped_by_what_has_the_problem(planted):
 
     assert "planted:orders (psycopg pool)\n  SH101 warning  connecting has no time limit" in said
     assert said.rstrip().endswith(
-        f"{counted['error']} errors, {counted['warning']} warnings, {counted['info']} info in 15 objects"
+        f"{counted['error']} errors, {counted['warning']} warnings, {counted['info']} info in 18 objects"
     )
     assert 1 == said.count("planted:orders (psycopg pool)")
 

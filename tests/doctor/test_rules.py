@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.util
+import statistics
+import threading
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +18,10 @@ import tenacity
 
 from selfheal import Blast, Budget, Healer, HealingPolicy, HealthCheck, Rebuildable, RecoveryAction, rung
 from selfheal.doctor import RULES, audit
+from selfheal.resources import CacheGate, CacheHealth, SharedCache
 
 
+cachetools = pytest.importorskip("cachetools")
 psycopg_pool = pytest.importorskip("psycopg_pool")
 sqlalchemy = pytest.importorskip("sqlalchemy")
 asyncpg = pytest.importorskip("asyncpg")
@@ -125,6 +129,24 @@ def probes(count: int, **options: Any) -> Healer:
     return Healer([check(name=f"db{number}") for number in range(count)], **options)
 
 
+def named(*names: str) -> None:
+    pass
+
+
+def own(function: Callable[..., Any], maxsize: int | None = None) -> Any:
+    cached = functools.lru_cache(maxsize=maxsize)(function)
+    if function.__module__ == __name__:
+        cached.__wrapped__.__module__ = "app"
+    return cached
+
+
+def shared_cache(one: Any, other: Any, by: str = "lock") -> Any:
+    cache: Any = cachetools.TTLCache(10, 60)
+    lock = threading.Condition(one) if by == "condition" else one
+    return [cachetools.cached(cache, **{by: lock})(str), CacheGate(cache, str, lock=other)]
+
+
+NOBODY: dict[str, Any] = dict.fromkeys(("get", "set", "delete"), print)
 CALM = Retry(NoBackoff(), 0)
 AGAIN = tenacity.retry(stop=tenacity.stop_after_attempt(3))(once)
 LADDER = Act() >> Dearer()
@@ -196,6 +218,49 @@ CASES: dict[str, tuple[str, Callable[[], Any], Callable[[], Any]]] = {
     "httpx2 waits": ("SH501", lambda: httpx2.Client(timeout=None), lambda: httpx2.Client(timeout=5.0)),
     "httpx leaks": ("SH502", httpx.AsyncClient, httpx2.AsyncClient),
     "aiohttp waits": ("SH503", session, lambda: session(timeout=aiohttp.ClientTimeout(total=10))),
+    "cached function is unlocked": (
+        "SH571",
+        lambda: cachetools.cached(cachetools.TTLCache(10, 60))(str),
+        lambda: cachetools.cached(cachetools.TTLCache(10, 60), condition=threading.Condition())(str),
+    ),
+    "cached function is unlocked, and its cache never breaks": (
+        "SH571",
+        lambda: cachetools.cached(cachetools.LRUCache(10))(str),
+        lambda: cachetools.cached({})(str),
+    ),
+    "gate and function each have a lock": (
+        "SH572",
+        lambda: shared_cache(threading.Lock(), None),
+        lambda: shared_cache(*[threading.Lock()] * 2),
+    ),
+    "gate and function each have a lock, in a condition": (
+        "SH572",
+        lambda: shared_cache(threading.Lock(), threading.Lock(), by="condition"),
+        lambda: shared_cache(*[threading.Lock()] * 2, by="condition"),
+    ),
+    "cache grows": (
+        "SH573",
+        lambda: CacheGate({}, str),
+        lambda: CacheGate(cachetools.LRUCache(10), str),
+    ),
+    "cache grows, and is looked at": (
+        "SH573",
+        lambda: check(CacheHealth(CacheGate({}, str))),
+        lambda: check(CacheHealth(CacheGate({}, str), max_entries=10)),
+    ),
+    "cache of a function grows": (
+        "SH573",
+        lambda: CacheGate(functools.lru_cache(maxsize=None)(len)),
+        lambda: CacheGate(functools.lru_cache(len)),
+    ),
+    "cache that nobody can look into": (
+        "SH573",
+        lambda: CacheGate({}, str),
+        lambda: CacheGate(SharedCache(**NOBODY), str),
+    ),
+    "function's cache grows": ("SH574", lambda: own(named), lambda: own(named, maxsize=10)),
+    "function's cache has one place": ("SH574", lambda: own(named), lambda: own(once)),
+    "function's cache is another's": ("SH574", lambda: own(named), lambda: own(statistics.mean)),
     "probe tries again": ("SH601", lambda: check(AGAIN, name="db"), lambda: check(AGAIN.__wrapped__, name="db")),
     "probe tries again inside": ("SH601", lambda: check(lambda: AGAIN()), lambda: check(lambda: once())),
     "probe's redis tries again": (

@@ -9,6 +9,7 @@ from typing import Final
 from selfheal.doctor.findings import Rule
 from selfheal.doctor.rules import (
     asyncpg,
+    caches,
     checks,
     django,
     healers,
@@ -30,6 +31,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *redis.RULES,
     *http.RULES,
     *logs.RULES,
+    *caches.RULES,
     *probes.RULES,
     *checks.RULES,
     *healers.RULES,

@@ -60,6 +60,12 @@ CLIENTS: Final = (PSYCOPG_POOL, ENGINE, ASYNCPG_POOL, REDIS_POOL, HTTPX_CLIENT, 
 POOLED_HEALTH: Final = Kind("ready-made probe", ("selfheal.integrations.pooled:PooledHealth",))
 REBUILDABLE: Final = Kind("Rebuildable", ("selfheal.resources.rebuildable:Rebuildable",))
 
+CACHE_GATE: Final = Kind("cache gate", ("selfheal.resources.cache_gate:CacheGate",))
+CACHE_PROBE: Final = Kind("probe of a cache", ("selfheal.resources.cache_health:CacheHealth",))
+CACHED_FUNCTION: Final = Kind("cached function", ("functools:_lru_cache_wrapper",))
+#: Threads that use one of these at the same time break it.
+FRAGILE_CACHE: Final = Kind("cachetools cache", ("cachetools:Cache",))
+
 RENEWING: Final = Kind("RenewConnections", ("selfheal.integrations.django.actions:RenewConnections",))
 #: What is made for a database of a Django project, and knows its alias.
 DJANGO_PART: Final = Kind(
@@ -78,6 +84,8 @@ HEALER: Final = Kind("healer", ())
 CHECK: Final = Kind("check", ())
 #: A database of a Django project.
 DJANGO: Final = Kind("Django database", ())
+#: What holds the values of a cache, and who uses it.
+CACHE: Final = Kind("cache", ())
 #: A file that logging handlers of the process write.
 LOG_FILE: Final = Kind("log file", ())
 #: A healer, log file, or client outside of any Rebuildable, as the import of the application has left it.

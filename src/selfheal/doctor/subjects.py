@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from selfheal.doctor import peek
+from selfheal.doctor.caches import caches, is_cached
 from selfheal.doctor.databases import databases
-from selfheal.doctor.kinds import CHECK, DJANGO, HEALER, IMPORTED, LOG_FILE, REBUILDABLE, Kind, client_kind
+from selfheal.doctor.kinds import CACHE, CHECK, DJANGO, HEALER, IMPORTED, LOG_FILE, REBUILDABLE, Kind, client_kind
 from selfheal.doctor.logs import log_files
 from selfheal.doctor.walk import Found, reached
 
@@ -114,12 +115,14 @@ def patient(healer: Healer) -> Patient:
 
 def objects_of(module: object, name: str) -> dict[str, Any]:
     """
-    What stands in a module by a name of its own, as ``module:name``. Functions and classes only use it.
+    What stands in a module by a name of its own, as ``module:name``. Functions and classes only use it, but for those
+    functions that have a cache.
     """
     return {
         f"{name}:{variable}": value
         for variable, value in list(peek.stored(module))
-        if not variable.startswith("__") and not peek.is_a(value, types.ModuleType, types.FunctionType, type)
+        if not variable.startswith("__")
+        and (is_cached(value) or not peek.is_a(value, types.ModuleType, types.FunctionType, type))
     }
 
 
@@ -152,6 +155,7 @@ def gather(
             asked = (kind, IMPORTED) if imported and other.owner is None else (kind,)
             subjects += [Subject(each, other.thing, other.name, kind.name) for each in asked]
     subjects += [Subject(DJANGO, each, f"DATABASES[{each.alias!r}]", DJANGO.name) for each in databases(named)]
+    subjects += [Subject(CACHE, cache, cache.name, CACHE.name) for cache in caches(named)]
     asked = (LOG_FILE, IMPORTED) if imported else (LOG_FILE,)
     subjects += [Subject(kind, file, file.path, LOG_FILE.name) for file in log_files() for kind in asked]
     unbuilt = [other for other in named if REBUILDABLE.has(other.thing) and other.thing.generation == 0]

@@ -5,9 +5,12 @@ The same application, put in order.
 from __future__ import annotations
 
 import asyncio
+import functools
+import threading
 
 import aiohttp
 import asyncpg
+import cachetools
 import httpx2
 import redis
 import sqlalchemy
@@ -20,6 +23,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from selfheal import Budget, Healer, HealthCheck, Rebuildable, RecoveryAction, health_check
 from selfheal.integrations.psycopg import PoolHealth, pool_ladder
 from selfheal.integrations.sqlalchemy import EngineHealth, engine_ladder, treat_as_disconnect
+from selfheal.resources import CacheGate
 
 
 LIMITS = {
@@ -48,6 +52,28 @@ carts = redis.Redis(
     host="127.0.0.1", port=1, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0)
 )
 payments = httpx2.AsyncClient(timeout=5.0)
+
+
+cache = cachetools.TTLCache(1000, ttl=60)
+condition = threading.Condition()
+
+
+@cachetools.cached(cache, condition=condition)
+def price(number):
+    return number
+
+
+discounts = CacheGate(cache, price, lock=condition)
+
+
+@functools.cache
+def settings():
+    return {}
+
+
+@functools.lru_cache(maxsize=100)
+def tax(country):
+    return country
 
 
 async def _on_a_loop():

@@ -5,9 +5,12 @@ An application of a shop as one finds them: every client with its defaults, and 
 from __future__ import annotations
 
 import asyncio
+import functools
+import threading
 
 import aiohttp
 import asyncpg
+import cachetools
 import httpx
 import redis
 import sqlalchemy
@@ -18,6 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from selfheal import Blast, Budget, Healer, HealingPolicy, HealthCheck, RecoveryAction, health_check
 from selfheal.integrations.psycopg import PoolHealth, pool_ladder
+from selfheal.resources import CacheGate
 
 
 DSN = "postgresql://shop@127.0.0.1:1/orders"
@@ -47,6 +51,32 @@ payments = httpx.AsyncClient(timeout=None)
 
 async def _on_a_loop():
     return aiohttp.ClientSession(), asyncpg.create_pool(DSN)
+
+
+prices_cache = cachetools.TTLCache(1000, ttl=60)
+
+
+# SH571
+@cachetools.cached(prices_cache)
+def price(number):
+    return number
+
+
+@cachetools.cached(prices_cache, lock=threading.Lock())
+def net_price(number):
+    return number
+
+
+# SH572
+discounts = CacheGate(prices_cache, price)
+# SH573
+customers = CacheGate({}, str)
+
+
+# SH574
+@functools.cache
+def tax(country):
+    return country
 
 
 # SH503 and SH301 SH302
