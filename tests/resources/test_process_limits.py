@@ -4,6 +4,7 @@ What a process may run out of: on this one, and on cgroups made of plain files.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import sys
@@ -13,7 +14,8 @@ import types
 import pytest
 
 from selfheal import ConfigError, HealthStatus, Unhealthy
-from selfheal.resources import DiskSpace, MemoryLimit, OpenFiles, ThreadCount
+from selfheal.monitors import ForecastMonitor
+from selfheal.resources import DiskSpace, MemoryLimit, OpenFiles, PressureStall, ThreadCount
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -81,6 +83,43 @@ def test_without_a_limit_nothing_is_known_of_memory(cgroup, missing):
     assert HealthStatus.UNKNOWN is cgroup.probe().status
 
 
+def test_a_forecast_is_told_the_share_at_each_look(cgroup):
+    """
+    Memory that grows towards its limit is seen by the monitor that was handed to the probe, also beyond what is allowed.
+    """
+    leak = ForecastMonitor(exhausted_within=60, window=10)
+    probe = MemoryLimit(forecast=leak, root=str(cgroup.proc))
+    for now in range(0, 11, 2):
+        write(cgroup.outer, limit="1000", used=850 + 10 * now)
+        if now < 6:
+            probe()
+        else:
+            with pytest.raises(Unhealthy):
+                probe()
+        assessment = leak.assess(now=now)
+    assert ("exhausted", 5) == (assessment.kind, round(assessment.value))
+
+
+@linux
+def test_open_files_tell_their_forecast_too():
+    """
+    Descriptors that leak are forecast from the share that the probe tells.
+    """
+    leak = ForecastMonitor(exhausted_within=1e9, window=10)
+    probe, pipes = OpenFiles(forecast=leak), []
+    try:
+        for now in range(0, 11, 2):
+            pipes += os.pipe()
+            share = probe().data["share"]
+            assessment = leak.assess(now=now)
+    finally:
+        for fd in pipes:
+            os.close(fd)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert HealthStatus.UNHEALTHY is assessment.status
+    assert pytest.approx((1 - share) * limit, abs=3) == assessment.value  # one a second
+
+
 @linux
 def test_open_files_are_counted_against_the_soft_limit():
     """
@@ -113,6 +152,55 @@ def test_when_no_file_can_be_opened_any_more_it_is_still_told():
             OpenFiles()()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def psi(some: float, full: float) -> str:
+    return f"some avg10={some} avg60=1.00 avg300=1.00 total=1\nfull avg10={full} avg60=1.00 avg300=1.00 total=1\n"
+
+
+def test_pressure_is_that_of_the_own_cgroup_or_of_the_machine(cgroup):
+    """
+    The share of the last 10 s is read for the process' cgroup; where that tells none, for the machine.
+    """
+    machine = cgroup.proc / ".." / "pressure"
+    machine.mkdir()
+    (machine / "memory").write_text(psi(40.5, 20.25))
+    (cgroup.outer / "memory.pressure").write_text(psi(99, 99))
+    root = str(cgroup.proc)
+    assert {"share": 0.2025} == PressureStall("memory", root=root)().data
+    (cgroup.inner / "memory.pressure").write_text(psi(90, 12.5))
+    assert {"share": 0.125} == PressureStall("memory", root=root)().data
+    with pytest.raises(Unhealthy, match="exhausted: tasks waited for memory in 90% of the last 10 s, 60% are allowed"):
+        PressureStall("memory", line="some", root=root)()
+    with pytest.raises(Unhealthy, match="exhausted: all tasks waited for memory in 12% of the last 10 s"):
+        PressureStall("memory", max_share=0.1, root=root)()
+
+
+def test_without_psi_nothing_is_known_of_pressure(cgroup, monkeypatch):
+    """
+    A kernel without PSI, and one that has it switched off, give the answer UNKNOWN.
+    """
+    probe = PressureStall("io", root=str(cgroup.proc))
+    assert HealthStatus.UNKNOWN is probe().status
+
+    def switched_off(path):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
+
+    monkeypatch.setattr("selfheal.resources.process_pressure.lines", switched_off)
+    assert HealthStatus.UNKNOWN is probe().status
+
+
+@linux
+@pytest.mark.parametrize("of", ["cpu", "memory", "io"])
+def test_pressure_of_this_machine_is_a_share_or_unknown(of):
+    """
+    On this machine each resource has a share between 0 and 1, or the kernel does not tell.
+    """
+    result = PressureStall(of, max_share=1)()
+    if result.status is HealthStatus.HEALTHY:
+        assert 0 <= result.data["share"] <= 1
+    else:
+        assert f"the kernel does not tell the pressure on {of}" == result.fault.message
 
 
 @linux
@@ -164,6 +252,9 @@ def test_a_disk_without_inodes_is_full_unless_it_counts_none(tmp_path, monkeypat
         lambda: MemoryLimit(max_share=0),
         lambda: MemoryLimit(max_share=90),
         lambda: OpenFiles(max_share=float("nan")),
+        lambda: PressureStall("gpu"),
+        lambda: PressureStall("io", line="all"),
+        lambda: PressureStall("io", max_share=60),
         lambda: ThreadCount(0),
         lambda: DiskSpace("/", min_free_bytes=-1),
         lambda: DiskSpace("/", min_free_inodes=0.5),

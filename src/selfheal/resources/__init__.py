@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from selfheal.resources.config_files import ConfigFiles
     from selfheal.resources.config_rollback import RollbackConfig, RollForwardConfig
     from selfheal.resources.process_deadman import DeadMan
+    from selfheal.resources.process_executor import ExecutorDelay
     from selfheal.resources.process_exit import ExitForSupervisor
+    from selfheal.resources.process_files import DeletedFiles
     from selfheal.resources.process_limits import DiskSpace, MemoryLimit, OpenFiles, ThreadCount
     from selfheal.resources.process_loop import Block, LoopWatchdog
+    from selfheal.resources.process_pauses import GcPauses
+    from selfheal.resources.process_pressure import PressureStall
     from selfheal.resources.process_stacks import ThreadDump
     from selfheal.resources.process_systemd import SdNotify
     from selfheal.resources.rebuild import Rebuild
@@ -40,12 +44,16 @@ __all__ = [
     "ClearCache",
     "ConfigFiles",
     "DeadMan",
+    "DeletedFiles",
     "DiskSpace",
+    "ExecutorDelay",
     "ExitForSupervisor",
     "GateMode",
+    "GcPauses",
     "LoopWatchdog",
     "MemoryLimit",
     "OpenFiles",
+    "PressureStall",
     "Rebuild",
     "Rebuildable",
     "RedisMemory",
@@ -73,9 +81,13 @@ __getattr__ = lazily(
         "selfheal.resources.cache_health": ("CacheHealth", "RedisMemory"),
         "selfheal.resources.cache_stores": ("SharedCache",),
         "selfheal.resources.process_deadman": ("DeadMan",),
+        "selfheal.resources.process_executor": ("ExecutorDelay",),
         "selfheal.resources.process_exit": ("ExitForSupervisor",),
+        "selfheal.resources.process_files": ("DeletedFiles",),
         "selfheal.resources.process_limits": ("DiskSpace", "MemoryLimit", "OpenFiles", "ThreadCount"),
         "selfheal.resources.process_loop": ("Block", "LoopWatchdog"),
+        "selfheal.resources.process_pauses": ("GcPauses",),
+        "selfheal.resources.process_pressure": ("PressureStall",),
         "selfheal.resources.process_stacks": ("ThreadDump",),
         "selfheal.resources.process_systemd": ("SdNotify",),
         "selfheal.resources.rebuild": ("Rebuild",),

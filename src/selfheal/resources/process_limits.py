@@ -9,15 +9,19 @@ import errno
 import math
 import os
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from selfheal.errors import ConfigError, Unhealthy
+from selfheal.errors import Unhealthy
 from selfheal.model.health import CheckResult, Fault, HealthStatus
 from selfheal.model.settings import at_least_one
-from selfheal.resources.settings import zero_or_more
+from selfheal.resources.process_cgroups import cgroups, lines
+from selfheal.resources.settings import positive_share, zero_or_more
 
+
+if TYPE_CHECKING:
+    from selfheal.monitors.forecast import ForecastMonitor
 
 # What is left has to do until the healing has helped. The alerts of Prometheus' node mixin: memory 90 %, file
 # descriptors 70 % for a warning and 90 % for a page.
@@ -29,14 +33,7 @@ _MAX_FILES: Final = 0.8
 MIN_FREE_BYTES: Final = 16 * 2**20
 MIN_FREE_INODES: Final = 256
 
-_CGROUP2: Final = "cgroup2"
 _NO_MORE_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
-
-
-def _some(_inst: object, attribute: attrs.Attribute[Any], value: float) -> None:
-    if not 0 < value <= 1:
-        msg = f"{attribute.name}={value!r}: must be above 0, and 1 at most; 0.9 means 90 %."
-        raise ConfigError(msg)
 
 
 @attrs.frozen
@@ -51,6 +48,7 @@ class MemoryLimit:
 
     Args:
         max_share: Of the limit, above 0 and 1 at most.
+        forecast: Told the share at each look; it belongs into the check's ``monitors=`` as well.
         root: Where the process' files are; another one for tests.
 
     Raises:
@@ -59,7 +57,8 @@ class MemoryLimit:
     .. versionadded:: 26.1.0
     """
 
-    max_share: float = attrs.field(default=_MAX_MEMORY, kw_only=True, validator=_some)
+    max_share: float = attrs.field(default=_MAX_MEMORY, kw_only=True, validator=positive_share)
+    forecast: ForecastMonitor | None = attrs.field(default=None, kw_only=True)
     root: str = attrs.field(default="/proc/self", kw_only=True, repr=False)
 
     def __call__(self) -> CheckResult:
@@ -70,7 +69,7 @@ class MemoryLimit:
             Unhealthy: ``exhausted``.
         """
         worst: tuple[float, int, int] | None = None
-        for cgroup in _cgroups(self.root):
+        for cgroup in cgroups(self.root):
             limit = _number(os.path.join(cgroup, "memory.max"))
             used = _number(os.path.join(cgroup, "memory.current"))
             if limit is None or used is None:
@@ -82,6 +81,8 @@ class MemoryLimit:
         if worst is None:
             return _unknown("no memory limit of a cgroup v2 was found")
         share, used, limit = worst
+        if self.forecast is not None:
+            self.forecast.add_sample(share)
         if share > self.max_share:
             msg = f"{used} of {limit} bytes of memory are used, {self.max_share:.0%} are allowed"
             raise Unhealthy("exhausted", msg)
@@ -97,6 +98,7 @@ class OpenFiles:
 
     Args:
         max_share: Of the limit, above 0 and 1 at most.
+        forecast: Told the share at each look; it belongs into the check's ``monitors=`` as well.
 
     Raises:
         ConfigError: If the share is out of range.
@@ -104,7 +106,8 @@ class OpenFiles:
     .. versionadded:: 26.1.0
     """
 
-    max_share: float = attrs.field(default=_MAX_FILES, kw_only=True, validator=_some)
+    max_share: float = attrs.field(default=_MAX_FILES, kw_only=True, validator=positive_share)
+    forecast: ForecastMonitor | None = attrs.field(default=None, kw_only=True)
 
     def __call__(self) -> CheckResult:
         """
@@ -128,6 +131,8 @@ class OpenFiles:
             if exc.errno not in _NO_MORE_FILES:
                 raise
             used = limit  # not even one more for the listing
+        if self.forecast is not None:
+            self.forecast.add_sample(used / limit)
         if used > self.max_share * limit:
             msg = f"{used} of {limit} file descriptors are open, {self.max_share:.0%} are allowed"
             raise Unhealthy("exhausted", msg)
@@ -225,34 +230,8 @@ def _unknown(message: str) -> CheckResult:
     return CheckResult(HealthStatus.UNKNOWN, fault=Fault("probe_error", message=message))
 
 
-def _cgroups(root: str) -> list[str]:
-    """The folders of this process' cgroup and of those above it, the lowest first."""
-    own = next((line[3:] for line in _lines(os.path.join(root, "cgroup")) if line.startswith("0::")), None)
-    mount = next(filter(None, map(_mounted, _lines(os.path.join(root, "mountinfo")))), None)
-    if own is None or mount is None:
-        return []
-    top, point = mount
-    # A container may see a part of the tree only: its mount's root is what the names begin with.
-    inside = os.path.relpath(own, top) if own == top or own.startswith(top.rstrip("/") + "/") else "."
-    folder = os.path.normpath(os.path.join(point, inside))
-    folders = [folder]
-    while folder != point and folder.startswith(point):
-        folder = os.path.dirname(folder)
-        folders.append(folder)
-    return folders
-
-
-def _mounted(line: str) -> tuple[str, str] | None:
-    # proc_pid_mountinfo(5): id, parent, device, root, mount point, ..., "-", type, ...
-    before, _, after = line.partition(" - ")
-    fields = before.split(" ")
-    if after.split(" ")[0] != _CGROUP2 or len(fields) < 5:
-        return None
-    return fields[3], fields[4]
-
-
 def _inactive_file(cgroup: str) -> int:
-    for line in _lines(os.path.join(cgroup, "memory.stat")):
+    for line in lines(os.path.join(cgroup, "memory.stat")):
         key, _, value = line.partition(" ")
         if key == "inactive_file":
             return int(value)
@@ -261,13 +240,5 @@ def _inactive_file(cgroup: str) -> int:
 
 def _number(path: str) -> int | None:
     """What a file of one number says; `None` if it is not there, or says "max"."""
-    text = "".join(_lines(path))
+    text = "".join(lines(path))
     return int(text) if text.isdecimal() else None
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read().splitlines()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return []
