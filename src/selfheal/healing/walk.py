@@ -11,11 +11,10 @@ import functools
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from selfheal import names
 from selfheal.healing.machine import HealingStateMachine
-from selfheal.healing.states import CHECK
 from selfheal.model import (
     Check,
     CheckResult,
@@ -64,6 +63,8 @@ NODE_LIMIT: Final = 50_000
 
 #: The fingerprint of a machine.
 Node: TypeAlias = tuple[object, ...]
+
+_ROOM: Final = f"{__package__}."
 
 _HELD: Final = 2
 _ACTION_TAKES: Final = 1.0
@@ -200,11 +201,25 @@ def copy_of(machine: HealingStateMachine) -> HealingStateMachine:
     """
     A machine that goes on from where *machine* is, which may be any within this walk.
     """
-    # The machine knows CHECK by identity; values are shared because copying them would take most of the time.
-    incident = machine.incident
-    values = (POLICY, LADDER.rungs, CHECK, machine.fault, machine.last_incident)
-    timeline = () if incident is None else (incident.trigger, *incident.timeline)
-    return copy.deepcopy(machine, {id(value): value for value in (*values, *timeline)})
+    return cast("HealingStateMachine", _copied(machine))
+
+
+def _copied(part: Any) -> Any:
+    # What changes are the parts of the machine, which this room makes, and their containers. All else is a value: to
+    # copy it as well, as `deepcopy` does, takes most of the time, and the machine knows CHECK by identity.
+    made = copy.copy(part)
+    for name in _slots(part):
+        value = getattr(part, name)
+        if isinstance(value, list | dict | deque):
+            setattr(made, name, copy.copy(cast("object", value)))
+        elif type(value).__module__.startswith(_ROOM):
+            setattr(made, name, _copied(value))
+    return made
+
+
+def _slots(part: object) -> Iterator[str]:
+    for kind in type(part).__mro__:
+        yield from getattr(kind, "__slots__", ())
 
 
 def _answers(step: Wait | Check | Recover | Revert, state: HealingState, now: float) -> list[Answer]:
