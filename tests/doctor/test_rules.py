@@ -37,6 +37,7 @@ from sqlalchemy.ext.asyncio import create_async_engine  # noqa: E402
 
 from selfheal.integrations.psycopg import PoolHealth  # noqa: E402
 from selfheal.integrations.sqlalchemy import treat_as_disconnect  # noqa: E402
+from selfheal.resources import DeadMan  # noqa: E402
 
 
 DSN = "postgresql://shop@db/orders"
@@ -294,6 +295,12 @@ CASES: dict[str, tuple[str, Callable[[], Any], Callable[[], Any]]] = {
         lambda: HealthCheck(fine, name="db"),
         lambda: Healer([HealthCheck(fine, name="db"), check(name="app", depends_on=["db"])]),
     ),
+    "nothing heals, and it stops others": (
+        "SH701",
+        lambda: HealthCheck(fine, name="db"),
+        lambda: HealthCheck(fine, name="db", self_doubt=True),
+    ),
+    "nothing heals, and it need not": ("SH701", lambda: HealthCheck(fine, name="db"), lambda: DeadMan(30).check()),
     "no room": (
         "SH702",
         lambda: check(policy=HealingPolicy(verify_within=7)),
@@ -416,7 +423,7 @@ def test_every_rule_is_tried() -> None:
     No rule is without a bad and a good example.
     """
     django = {f"SH15{number}" for number in range(1, 8)}
-    elsewhere = {"SH107", "SH303", "SH901", "SH902"} | django | {"SH551", "SH552", "SH903"}
+    elsewhere = {"SH107", "SH303", "SH901", "SH902"} | django | {"SH551", "SH552", "SH903", "SH806", "SH807"}
 
     assert {rule.code for rule in RULES} == elsewhere | {code for code, _, _ in CASES.values()}
 

@@ -65,6 +65,9 @@ CACHE_PROBE: Final = Kind("probe of a cache", ("selfheal.resources.cache_health:
 CACHED_FUNCTION: Final = Kind("cached function", ("functools:_lru_cache_wrapper",))
 #: Threads that use one of these at the same time break it.
 FRAGILE_CACHE: Final = Kind("cachetools cache", ("cachetools:Cache",))
+SD_NOTIFY: Final = Kind("SdNotify", ("selfheal.resources.process_systemd:SdNotify",))
+#: Whose checks are there to be run: they are healthy while somebody runs them.
+SIGN_OF_LIFE: Final = Kind("sign of life", (*SD_NOTIFY.types, "selfheal.resources.process_deadman:DeadMan"))
 
 RENEWING: Final = Kind("RenewConnections", ("selfheal.integrations.django.actions:RenewConnections",))
 #: What is made for a database of a Django project, and knows its alias.

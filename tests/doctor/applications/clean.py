@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from selfheal import Budget, Healer, HealthCheck, Rebuildable, RecoveryAction, health_check
 from selfheal.integrations.psycopg import PoolHealth, pool_ladder
 from selfheal.integrations.sqlalchemy import EngineHealth, engine_ladder, treat_as_disconnect
-from selfheal.resources import CacheGate
+from selfheal.resources import CacheGate, SdNotify
 
 
 LIMITS = {
@@ -107,4 +107,4 @@ reports_answer = HealthCheck(
 
 
 def make_healer():
-    return Healer([carts_answer, orders_answer, reports_answer], journal="unused.db")
+    return Healer([carts_answer, orders_answer, reports_answer, SdNotify().check()], journal="unused.db")

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final, cast
 
 from selfheal.doctor.findings import Rule, Severity, Sign, Signs, rule
-from selfheal.doctor.kinds import CHECK
+from selfheal.doctor.kinds import CHECK, SIGN_OF_LIFE
 from selfheal.doctor.subjects import Watched
 from selfheal.model import Blast, Budget, Rung
 from selfheal.recovery import RecoveryAction
@@ -51,7 +51,9 @@ def too_narrow(budget: Budget, rungs: int) -> str:
 )
 def nothing_heals(watched: Watched) -> Signs:
     """It has no recovery."""
-    if not watched.check.recovery.rungs and not watched.is_needed:
+    if watched.check.recovery.rungs or watched.is_needed or watched.check.self_doubt:
+        return
+    if not any(SIGN_OF_LIFE.has(found.thing) for found in watched.probing):
         yield Sign("it has no recovery", "Pass recovery=, or name it in depends_on= of those checks that wait for it.")
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import types
 
 from collections import defaultdict
@@ -13,9 +14,10 @@ from typing import Any, Final
 
 from selfheal.doctor import peek
 from selfheal.doctor.findings import Rule, Severity, Sign, Signs, rule
-from selfheal.doctor.kinds import HEALER, POOLED_HEALTH, REBUILDABLE, client_kind
+from selfheal.doctor.kinds import HEALER, POOLED_HEALTH, REBUILDABLE, SD_NOTIFY, client_kind
 from selfheal.doctor.rules.checks import longest, too_narrow
 from selfheal.doctor.subjects import Patient
+from selfheal.resources.process_systemd import SdNotify
 
 
 @rule(
@@ -130,4 +132,52 @@ def forgets_held(patient: Patient) -> Signs:
         yield Sign(f"{', '.join(held)}: held, and there is no journal", "Pass Healer(journal='selfheal.db').")
 
 
-RULES: Final[tuple[Rule, ...]] = (forbidden, few_threads, two_healers_of_one, starved, forgets_held)
+def _signs_of_life(patient: Patient) -> list[SdNotify]:
+    return [found.thing for each in patient.checks for found in each.probing if SD_NOTIFY.has(found.thing)]
+
+
+@rule(
+    "SH806",
+    Severity.WARNING,
+    HEALER,
+    "a watchdog of systemd that hears nothing of the healer",
+    why="If nobody gives it signs of life, a healthy service is restarted again and again; if somebody else does, one whose "
+    "engine hangs never is.",
+)
+def unwatched(patient: Patient) -> Signs:
+    """systemd's watchdog does not watch it."""
+    wanted = SdNotify().watchdog
+    if wanted is not None and not _signs_of_life(patient):
+        yield Sign(
+            f"systemd wants a sign of life every {wanted:g} s, and no check gives it",
+            "Add SdNotify().check() to its checks, and let nobody else send WATCHDOG=1.",
+        )
+
+
+@rule(
+    "SH807",
+    Severity.WARNING,
+    HEALER,
+    "signs of life that systemd does not want",
+    why="They are not sent, so a service whose engine hangs is never restarted.",
+)
+def signs_unwanted(patient: Patient) -> Signs:
+    """Nobody asks for its signs of life."""
+    signs = _signs_of_life(patient)
+    # Without systemd, as on the machine of a developer, there is nobody to want them.
+    if signs and "NOTIFY_SOCKET" in os.environ and all(each.watchdog is None for each in signs):
+        yield Sign(
+            "it has an SdNotify check, and systemd asks for no signs of life",
+            "Set WatchdogSec= in the unit. If it is set, this is not the unit's main process, whose it has to be.",
+        )
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    forbidden,
+    few_threads,
+    two_healers_of_one,
+    starved,
+    forgets_held,
+    unwatched,
+    signs_unwanted,
+)
