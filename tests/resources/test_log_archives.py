@@ -2,9 +2,12 @@
 PruneArchives, with real files and hostile ones.
 """
 
+import contextlib
 import logging
 import os
+import socket
 import stat
+import types
 
 import attrs
 import pytest
@@ -86,6 +89,29 @@ def test_too_little_space_with_nothing_to_delete_escalates(folder, ctx):
     assert ["app.log.1"] == names(folder)
 
 
+@pytest.mark.parametrize(("counted", "left"), [(True, 2), (False, 5)])
+def test_the_oldest_go_until_enough_files_can_be_made(folder, ctx, monkeypatch, counted, left):
+    """
+    As many archives are deleted as min_free_inodes needs; none where the disk counts no inodes.
+    """
+    for number in range(5):
+        archive(folder, f"app.log.{number}", age=100 * number)
+
+    def disk(_path):
+        free = 10 - len(os.listdir(folder)) if counted else 0
+        return types.SimpleNamespace(f_bavail=2**40, f_frsize=1, f_files=10 * counted, f_favail=free)
+
+    monkeypatch.setattr(os, "statvfs", disk)
+    prune = PruneArchives(folder, "app.log.*", min_free_inodes=8)
+    assert prune.plan().startswith(f"delete {5 - left} of the 5 archives")
+    prune.recover(ctx)
+    assert [f"app.log.{number}" for number in range(left)] == names(folder)
+    if counted:
+        with pytest.raises(Escalate, match=r"9 inodes are free, 10 are wanted, and after 1 deletions nothing is left"):
+            PruneArchives(folder, "app.log.*", min_free_inodes=10).recover(ctx)
+        assert ["app.log.0"] == names(folder)
+
+
 def test_deletions_in_one_run_are_bounded(folder, ctx):
     """
     One run deletes max_deletes archives at most, and the next goes on.
@@ -143,55 +169,109 @@ def test_live_and_active_files_are_never_deleted(folder, ctx):
     assert ["app.log.active", "app.log.hardlink", "app.log.named", "app.log.renamed", "elsewhere"] == names(folder)
 
 
+#: They match, and are nothing but names.
 HOSTILE = [
     "app.log.-rf",
     "app.log. ",
     "app.log.\n",
+    "app.log.\r\n..\u2215canary",
     "app.log.'; rm -rf ~ ;'",
     "app.log.$(reboot)",
+    "app.log.~",
+    "app.log.{canary,x}",
     "app.log.*",
-    "app.log.[a]",
-    "app.log.\\..\\x",
+    "app.log.[!a]",
+    "app.log.?",
+    "app.log.\\..\\canary",
+    "app.log...",
+    "app.log.%2e%2e%2fcanary",
     "app.log.\x1b[2J",
     "app.log.\u202egz",
+    "app.log.a\u0308",
+    "app.log.\U0001f4a9",
     os.fsdecode(b"app.log.\xff\xfe"),
-    "app.log." + "x" * 240,
+    os.fsdecode(b"app.log.\xc0\xae\xc0\xae\xc0\xafcanary"),
+    "app.log." + "x" * 247,
+]
+
+#: They look as if they did, and do not match.
+ELSE = [
+    "-rf",
+    "APP.LOG.1",
+    "app.log",
+    " app.log.1",
+    "\napp.log.1",
+    "app.log\n.1",
+    "xapp.log.1",
+    "app_log.1",
+    "\u0430pp.log.1",
 ]
 
 
-def test_hostile_names_are_only_names(folder, tmp_path, ctx):
+@pytest.fixture
+def canary(tmp_path):
+    """Beside the folder, old, and of a name that matches. Nothing may happen to it."""
+    canary = archive(tmp_path, "app.log.canary", age=1000)
+    yield canary
+    assert b"x" * 10 == canary.read_bytes()
+
+
+@pytest.mark.parametrize("pattern", ["app.log.*", "app.log.?*", "[a]pp.log.*"])
+@pytest.mark.usefixtures("canary")
+def test_hostile_names_are_only_names(folder, ctx, pattern):
     """
-    Names with newlines, shell words, wildcards or undecodable bytes are deleted like others; nothing else is.
+    Names with newlines, shell words, wildcards, dots or undecodable bytes are deleted like others; nothing else is.
     """
-    for name in HOSTILE:
+    for name in HOSTILE + ELSE:
         archive(folder, name, age=1000)
-    archive(folder, "-rf", age=1000)
-    archive(folder, "APP.LOG.1", age=1000)
-    PruneArchives(folder, "app.log.*", max_age=1, keep=0).recover(ctx)
-    assert ["-rf", "APP.LOG.1"] == names(folder)
+    PruneArchives(folder, pattern, max_age=1, keep=0).recover(ctx)
+    assert sorted(ELSE) == names(folder)
 
 
-def test_only_regular_files_in_the_folder_itself_go(folder, tmp_path, ctx):
+def test_only_regular_files_in_the_folder_itself_go(folder, tmp_path, ctx, canary, monkeypatch):
     """
-    Symlinks to files and folders, fifos, sockets, folders and what is in them stay, and so does what they lead to.
+    Symlinks to files and folders, fifos, sockets, devices, folders and what is in them stay, and so does what they lead
+    to; of a file with two names only the one in the folder goes.
     """
-    victim = archive(tmp_path, "app.log.victim", age=1000)
     (tmp_path / "victims").mkdir()
     archive(tmp_path / "victims", "app.log.1", age=1000)
-    os.symlink(victim, folder / "app.log.to_file")
+    os.symlink(canary, folder / "app.log.to_file")
+    os.symlink("../app.log.canary", folder / "app.log.to_file_above")
     os.symlink(tmp_path / "victims", folder / "app.log.to_folder")
+    os.symlink("..", folder / "app.log.to_parent")
     os.symlink(folder / "nowhere", folder / "app.log.to_nothing")
     os.symlink("app.log.loop", folder / "app.log.loop")
     os.symlink("/etc/passwd", folder / "app.log.to_passwd")
     os.mkfifo(folder / "app.log.fifo")
+    with contextlib.suppress(PermissionError):  # for root alone
+        os.mknod(folder / "app.log.null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.mknod(folder / "app.log.loop0", stat.S_IFBLK | 0o600, os.makedev(7, 0))
     (folder / "app.log.folder").mkdir()
     archive(folder / "app.log.folder", "app.log.1", age=1000)
+    monkeypatch.chdir(folder)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("app.log.socket")
     before = names(folder)
+    os.link(canary, folder / "app.log.hardlink")
     PruneArchives(folder, "app.log.*", max_age=0, keep=0).recover(ctx)
     assert before == names(folder)
-    assert victim.exists()
     assert ["app.log.1"] == names(tmp_path / "victims")
     assert ["app.log.1"] == names(folder / "app.log.folder")
+
+
+@pytest.mark.parametrize("spelling", ["{0}/./{1}", "{0}/../log/{1}", "{0}//{1}", "link/{1}", "./log/{1}", "hardlink"])
+def test_what_is_active_is_so_in_every_spelling(folder, tmp_path, ctx, monkeypatch, spelling):
+    """
+    A file that is never to be deleted may be named relatively, through a symlink to its folder, or by another name.
+    """
+    active = archive(folder, "app.log.active", age=1000)
+    archive(folder, "app.log.1", age=1000)
+    os.symlink(folder, tmp_path / "link")
+    os.link(active, tmp_path / "hardlink")
+    monkeypatch.chdir(tmp_path)
+    path = spelling.format(folder, "app.log.active")
+    PruneArchives("./x/../log", "app.log.*", max_age=1, keep=0, active=[path]).recover(ctx)
+    assert ["app.log.active"] == names(folder)
 
 
 def test_a_folder_that_became_a_symlink_is_refused(folder, tmp_path, ctx):
@@ -327,6 +407,7 @@ def test_a_folder_that_is_a_symlink_is_refused_when_made(folder, tmp_path):
         ({"max_age": float("nan")}, "is not a time"),
         ({"max_total_bytes": -1}, "max_total_bytes=-1: must be a whole number, 0 or more"),
         ({"min_free_bytes": 0.5}, "min_free_bytes=0.5: must be a whole number"),
+        ({"min_free_inodes": -1}, "min_free_inodes=-1: must be a whole number, 0 or more"),
         ({"max_age": 1, "keep": -1}, "keep=-1"),
         ({"max_age": 1, "max_deletes": 0}, "max_deletes=0: must be a whole number, 1 or more"),
         ({"max_age": 1, "directory": "/"}, "is the root of the file system"),

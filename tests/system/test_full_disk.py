@@ -12,10 +12,12 @@ import time
 import attrs
 import pytest
 
-from selfheal import Escalate, Unhealthy
-from selfheal.model import Fault, Incident, RecoveryContext
-from selfheal.resources.log_files import LogOverflow, PruneArchives, RotateLog
+from selfheal import Escalate, HealthCheck, Unhealthy
+from selfheal.model import Fault, Incident, IncidentResult, RecoveryContext
+from selfheal.records import tell
+from selfheal.resources.log_files import LogOverflow, PruneArchives, RotateLog, log_ladder
 from selfheal.resources.log_handlers import LogHandlers, count_log_errors
+from selfheal.testing import simulate
 
 
 pytestmark = pytest.mark.skipif(
@@ -144,7 +146,13 @@ def test_a_disk_that_fills_up_during_compression_leaves_the_plain_archive(tmp_pa
         assert size == rotated.stat().st_size
 
 
-def test_a_disk_without_inodes_is_seen(tmp_path, ctx):
+def use_up_inodes(folder):
+    with contextlib.suppress(OSError):
+        for number in range(100):
+            (folder / f"filler{number}").touch()
+
+
+def test_a_disk_without_inodes_is_seen(tmp_path, ctx, said):
     """
     With bytes free and no inode left, the disk is full too; the log goes on in the old file, which loses nothing.
     """
@@ -153,17 +161,61 @@ def test_a_disk_without_inodes_is_seen(tmp_path, ctx):
         write(handler, "before")
         probe = LogOverflow(handler, max_bytes=10**6, min_free_bytes=0, min_free_inodes=1)
         probe()
-        with contextlib.suppress(OSError):
-            for number in range(10):
-                (disk / f"filler{number}").touch()
+        use_up_inodes(disk)
         with pytest.raises(Unhealthy, match=r"^full: the disk of .* has 0 inodes free"):
             probe()
-        with pytest.raises(OSError, match="No space left"):
-            RotateLog(handler).recover(ctx)
+        RotateLog(handler).recover(ctx)
+        assert ["there is no room for a new file; the old one is written on"] == said
         write(handler, "after")
         handler.close()
         assert "before\nafter\n" == (disk / "app.log").read_text()
         assert [] == list(disk.glob("app.log.*"))
+
+
+@pytest.mark.parametrize(
+    ("use_up", "options"), [(fill, "size=1m"), (use_up_inodes, "size=1m,nr_inodes=16")], ids=["bytes", "inodes"]
+)
+def test_a_ladder_makes_room_of_the_oldest_archives_and_every_line_is_there_again(tmp_path, use_up, options):
+    """
+    The ladder deletes the oldest archives of a full disk until there is room, nothing else, and nothing elsewhere; each
+    line since is there.
+    """
+    canary = tmp_path / "app.log.20200101T000000Z-0"
+    canary.write_text("canary")
+    with (
+        mounted(tmp_path / "disk", options) as disk,
+        contextlib.closing(logging.FileHandler(disk / "app.log")) as handler,
+    ):
+        errors = count_log_errors(handler)
+        archives = [disk / f"app.log.2020010{number}T000000Z-0" for number in range(1, 6)]
+        for age, archive in enumerate(archives):
+            archive.write_bytes(b"x" * 100_000)
+            os.utime(archive, (age, age))
+        link = disk / "app.log.20200109T000000Z-0"
+        link.symlink_to(canary)
+        use_up(disk)
+        for number in range(500):
+            write(handler, f"{number} " + "x" * 100)
+        assert (errors.count > 0) == (use_up is fill)
+        others = set(disk.iterdir()) - set(archives)
+
+        check = HealthCheck(
+            LogOverflow(handler, max_bytes=10**6, min_free_bytes=150_000, min_free_inodes=2),
+            name="app_log",
+            recovery=log_ladder(handler, min_free_bytes=190_000, min_free_inodes=2, compress=False),
+        )
+        (incident,) = simulate([check], until=300).incidents
+        assert IncidentResult.HEALED is incident.result, tell(incident)
+
+        assert archives[2:] == [archive for archive in archives if archive.exists()]
+        assert others <= set(disk.iterdir())
+        assert "canary" == link.read_text()
+        lost = errors.count
+        after = [f"after {number}" for number in range(1000)]
+        for line in after:
+            write(handler, line)
+        assert lost == errors.count
+        assert after == (disk / "app.log").read_text().splitlines()[-1000:]
 
 
 def test_a_disk_that_became_read_only_is_told_apart(tmp_path, ctx):

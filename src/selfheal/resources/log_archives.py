@@ -14,7 +14,7 @@ import re
 import stat
 
 from collections.abc import Generator, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import attrs
 
@@ -25,7 +25,12 @@ from selfheal.model.settings import at_least_one, not_negative, optional_seconds
 from selfheal.recovery import RecoveryAction
 from selfheal.resources.log_handles import Identity, identity, live_files
 from selfheal.resources.log_sharing import is_written
+from selfheal.resources.process_limits import room
 from selfheal.resources.settings import zero_or_more
+
+
+#: Bytes and inodes that are free.
+_Room: TypeAlias = tuple[int, int | None]
 
 
 class _Archive(NamedTuple):
@@ -82,6 +87,8 @@ class PruneArchives(RecoveryAction):
         max_age: Seconds since the last change after which an archive goes.
         max_total_bytes: What all archives together may take.
         min_free_bytes: What must be free on the disk. A file that somebody has open frees nothing.
+        min_free_inodes: Files that it must be possible to make there; not looked at where the file system does not count
+            them.
         keep: The newest so many are never deleted.
         max_deletes: Deletions in one run.
         active: Paths that are never deleted.
@@ -98,14 +105,19 @@ class PruneArchives(RecoveryAction):
     max_age: float | None = attrs.field(default=None, converter=optional_seconds, validator=not_negative, kw_only=True)
     max_total_bytes: int | None = attrs.field(default=None, validator=zero_or_more, kw_only=True)
     min_free_bytes: int | None = attrs.field(default=None, validator=zero_or_more, kw_only=True)
+    min_free_inodes: int | None = attrs.field(default=None, validator=zero_or_more, kw_only=True)
     keep: int = attrs.field(default=1, validator=zero_or_more, kw_only=True)
     max_deletes: int = attrs.field(default=100, validator=at_least_one, kw_only=True)
     active: tuple[str, ...] = attrs.field(default=(), converter=_all_absolute, kw_only=True)
     name: str = attrs.field(default="prune_archives", kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if self.max_age is None and self.max_total_bytes is None and self.min_free_bytes is None:
-            msg = "no limit is given: pass max_age=, max_total_bytes= or min_free_bytes=, or nothing is ever pruned."
+        limits = (self.max_age, self.max_total_bytes, self.min_free_bytes, self.min_free_inodes)
+        if all(limit is None for limit in limits):
+            msg = (
+                "no limit is given: pass max_age=, max_total_bytes=, min_free_bytes= or min_free_inodes=, "
+                "or nothing is ever pruned."
+            )
             raise ConfigError(msg)
 
     def recover(self, ctx: RecoveryContext) -> None:
@@ -120,7 +132,7 @@ class PruneArchives(RecoveryAction):
             archives = self._archives(folder)
             total = _total(archives)
             for archive in self._expendable(archives):
-                if deleted == self.max_deletes or not self._must_go(archive, total, _free(folder)):
+                if deleted == self.max_deletes or not self._must_go(archive, total, room(folder)):
                     break
                 ctx.check()
                 if _delete(archive, folder):
@@ -130,7 +142,7 @@ class PruneArchives(RecoveryAction):
             else:
                 # Others work here too: what has gone by itself meanwhile counts no more, what is new not yet.
                 left = set(archives) & set(self._archives(folder))
-                self._insist(_total(left), _free(folder), deleted)
+                self._insist(_total(left), room(folder), deleted)
         ctx.log(f"{deleted} of {len(archives)} archives were deleted", deleted=deleted, bytes=freed)
 
     def plan(self) -> str:
@@ -138,14 +150,15 @@ class PruneArchives(RecoveryAction):
         What it would delete now.
         """
         with self._opened() as folder:
-            archives, free = self._archives(folder), _free(folder)
+            archives, (free, inodes) = self._archives(folder), room(folder)
         total = _total(archives)
         going: list[_Archive] = []
         for archive in self._expendable(archives)[: self.max_deletes]:
-            if not self._must_go(archive, total, free):
+            if not self._must_go(archive, total, (free, inodes)):
                 break
             going.append(archive)
             total, free = total - archive.size, free + archive.size
+            inodes = None if inodes is None else inodes + 1
         size = sum(archive.size for archive in going)
         where = os.path.join(self.directory, self.pattern)
         return f"delete {len(going)} of the {len(archives)} archives {where!r} ({size} bytes)"
@@ -184,19 +197,22 @@ class PruneArchives(RecoveryAction):
     def _expendable(self, archives: list[_Archive]) -> list[_Archive]:
         return archives[: max(0, len(archives) - self.keep)]
 
-    def _must_go(self, archive: _Archive, total: int, free: int) -> bool:
+    def _must_go(self, archive: _Archive, total: int, left: _Room) -> bool:
         is_old = self.max_age is not None and SystemClock.wall() - archive.written > self.max_age
-        return is_old or self._exceeded(total, free) is not None
+        return is_old or self._exceeded(total, left) is not None
 
-    def _exceeded(self, total: int, free: int) -> str | None:
+    def _exceeded(self, total: int, left: _Room) -> str | None:
+        free, inodes = left
         if self.max_total_bytes is not None and total > self.max_total_bytes:
             return f"the archives take {total} bytes, {self.max_total_bytes} are allowed"
         if self.min_free_bytes is not None and free < self.min_free_bytes:
             return f"{free} bytes are free, {self.min_free_bytes} are wanted"
+        if self.min_free_inodes is not None and inodes is not None and inodes < self.min_free_inodes:
+            return f"{inodes} inodes are free, {self.min_free_inodes} are wanted"
         return None
 
-    def _insist(self, total: int, free: int, deleted: int) -> None:
-        exceeded = self._exceeded(total, free)
+    def _insist(self, total: int, left: _Room, deleted: int) -> None:
+        exceeded = self._exceeded(total, left)
         if exceeded is not None:
             msg = f"{self.directory}: {exceeded}, and after {deleted} deletions nothing is left that may be deleted"
             raise Escalate(msg)
@@ -204,11 +220,6 @@ class PruneArchives(RecoveryAction):
 
 def _total(archives: Iterable[_Archive]) -> int:
     return sum(archive.size for archive in archives)
-
-
-def _free(folder: int) -> int:
-    disk = os.fstatvfs(folder)
-    return disk.f_bavail * disk.f_frsize
 
 
 def _delete(archive: _Archive, folder: int) -> bool:

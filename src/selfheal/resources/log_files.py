@@ -28,6 +28,7 @@ def log_ladder(
     max_age: float | dt.timedelta | None = None,
     max_total_bytes: int | None = None,
     min_free_bytes: int | None = None,
+    min_free_inodes: int | None = None,
     keep: int = 1,
     compress: Literal["gzip", "zstd"] | bool = "gzip",
     attempts: int = 3,
@@ -43,6 +44,7 @@ def log_ladder(
         max_age: As for `PruneArchives`; seconds.
         max_total_bytes: As for `PruneArchives`.
         min_free_bytes: As for `PruneArchives`.
+        min_free_inodes: As for `PruneArchives`.
         keep: As for `PruneArchives`.
         compress: As for `RotateLog`.
         attempts: Tries in one incident: a file may overflow again before probation is over.
@@ -59,7 +61,7 @@ def log_ladder(
     .. versionadded:: 26.1.0
     """
     rotate = RotateLog(handler, compress=compress)
-    if max_age is None and max_total_bytes is None and min_free_bytes is None:
+    if all(limit is None for limit in (max_age, max_total_bytes, min_free_bytes, min_free_inodes)):
         return rung(rotate, attempts=attempts, cooldown=cooldown)
     directory, name = os.path.split(os.path.realpath(require_file_handler(handler).baseFilename))
     prune = PruneArchives(
@@ -68,6 +70,7 @@ def log_ladder(
         max_age=max_age,
         max_total_bytes=max_total_bytes,
         min_free_bytes=min_free_bytes,
+        min_free_inodes=min_free_inodes,
         keep=keep,
     )
     return rung(rotate + prune, attempts=attempts, cooldown=cooldown)

@@ -45,6 +45,8 @@ _ARCHIVE: Final = r"\.\d{8}T\d{6}Z-\d+"
 # Names that are tried within one second before it is taken for a bug.
 _TRIES: Final = 10_000
 
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 # What no second attempt will change.
 _HOPELESS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
@@ -57,7 +59,8 @@ class RotateLog(RecoveryAction):
     No record is lost, torn or written twice by threads that log meanwhile. The
     new file has the permissions of the old one. If the handler writes to a
     file that was deleted or renamed behind its back, it is only reopened. An
-    empty file is left alone. If the name is a symlink, the file it leads to is rotated in its own folder.
+    empty file is left alone, and so is one beside which a full disk has no room
+    for another. If the name is a symlink, the file it leads to is rotated in its own folder.
 
     It works for every stdlib `FileHandler`. The numbering or dating of
     `RotatingFileHandler` and `TimedRotatingFileHandler` is not used: a manual
@@ -104,6 +107,10 @@ class RotateLog(RecoveryAction):
                 finally:
                     self.handler.release()
         except OSError as exc:
+            if exc.errno in _NO_ROOM:
+                # Not an inode is left for a new file. What makes room comes after this, and must not be kept from it.
+                ctx.log("there is no room for a new file; the old one is written on", error_type=type(exc).__name__)
+                return
             if exc.errno in _HOPELESS:
                 msg = (
                     f"{self.handler.baseFilename} cannot be rotated: {exc.strerror}. "
@@ -225,7 +232,7 @@ def _reserve(archive: str) -> bool:
     except FileExistsError:
         return False
     except OSError as exc:
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if exc.errno not in _NO_ROOM:
             raise
         return not os.path.lexists(archive)
     return True

@@ -204,7 +204,7 @@ class DiskSpace:
             Unhealthy: ``full``, or ``down`` if the path is not there.
         """
         try:
-            free, inodes = _free(self.path)
+            free, inodes = room(self.path)
         except FileNotFoundError:
             raise Unhealthy("down", f"{self.path} is not there") from None
         if free < self.min_free_bytes:
@@ -216,7 +216,13 @@ class DiskSpace:
         return CheckResult.healthy(data={"free": free})
 
 
-def _free(path: str) -> tuple[int, int | None]:
+def room(path: str | int) -> tuple[int, int | None]:
+    """
+    Bytes and inodes that are free for this user on the disk of *path*, which may be a descriptor.
+
+    Returns:
+        `None` for inodes where none are counted.
+    """
     if not hasattr(os, "statvfs"):  # Windows
         import shutil
 
