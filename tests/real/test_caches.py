@@ -101,17 +101,19 @@ def test_a_cache_without_a_lock_is_corrupt_for_good_until_it_is_cleared(context:
 
 def test_a_cleared_cache_is_filled_by_one_caller() -> None:
     """
-    After a clear ten callers of an lru_cache load ten times, and through a gate once; so do those of cachetools.
+    After a clear ten callers of an lru_cache load ten times, and through a gate once. Those of cachetools load as often
+    under a lock, and once under a condition.
     """
-    bare, through_gate, locked = Slow(), Slow(), Slow()
+    bare, through_gate, locked, waiting = Slow(), Slow(), Slow(), Slow()
     of_functools = functools.lru_cache(bare)
     of_cachetools = cachetools.cached({}, lock=threading.Lock())(locked)
+    of_condition = cachetools.cached({}, condition=threading.Condition())(waiting)
     gate: CacheGate[Any, Any] = CacheGate(functools.lru_cache(through_gate))
-    for call in (of_functools, of_cachetools, gate.get):
+    for call in (of_functools, of_cachetools, of_condition, gate.get):
         assert [] == at_once(10, lambda _number, call=call: call("a"))
     assert len(bare.calls) > 1
     assert len(locked.calls) > 1
-    assert ["a"] == through_gate.calls
+    assert [["a"], ["a"]] == [waiting.calls, through_gate.calls]
 
 
 @pytest.fixture
