@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import sys
+import threading
 
 import attrs
 import pytest
@@ -18,6 +19,7 @@ from selfheal import ConfigError, Escalate
 from selfheal.errors import CancelledRecoveryError
 from selfheal.resources import log_compression
 from selfheal.resources.log_files import LogOverflow, PruneArchives, RotateLog, log_ladder
+from selfheal.resources.log_handlers import count_log_errors
 
 
 HANDLERS = {
@@ -223,6 +225,42 @@ def test_a_handler_with_a_way_of_its_own_is_asked(tmp_path, made, ctx):
     RotateLog(handler).recover(ctx)
     assert 1 == handler.rolled
     assert [] == archives(tmp_path)
+
+
+class Interrupted(str):
+    """A line during whose writing *meanwhile* is called."""
+
+    __slots__ = ("meanwhile",)
+
+    def __add__(self, other):
+        self.meanwhile()
+        return str(self) + other
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_rotation_in_the_middle_of_a_line_costs_it_unless_it_waits_for_the_lock(tmp_path, made, ctx, locked):
+    """
+    ``doRollover`` from another thread closes the file beneath a line that is being written, which is lost; RotateLog waits.
+    """
+    handler = made(logging.handlers.RotatingFileHandler(tmp_path / "app.log", backupCount=3))
+    write(handler, "before")
+    errors = count_log_errors(handler)
+    rotate_log = RotateLog(handler, compress=False)
+    rotation = threading.Thread(target=(lambda: rotate_log.recover(ctx)) if locked else handler.doRollover)
+
+    def rotate():
+        rotation.start()
+        if not locked:
+            rotation.join(10)
+
+    line = Interrupted("a line")
+    line.meanwhile = rotate
+    handler.format = lambda record: line
+    write(handler, "")
+    rotation.join(10)
+    assert (0 if locked else 1, None if locked else "ValueError") == (errors.count, errors.last)
+    (archive,) = archives(tmp_path)
+    assert ("before\na line\n" if locked else "before\n") == archive.read_text()
 
 
 def test_a_cancelled_rotation_changes_nothing(plain, tmp_path, ctx):

@@ -3,8 +3,11 @@ Log files on a disk that is really full. Needs root, for a small tmpfs.
 """
 
 import contextlib
+import gzip
 import logging
+import logging.handlers
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -98,12 +101,19 @@ def test_a_full_disk_is_seen_rotated_and_healed_by_pruning(tmp_path, ctx, said):
         handler.close()
 
 
-def test_records_that_find_no_room_are_counted_and_logging_goes_on_when_there_is_some(tmp_path, capfd):
+HANDLERS = {
+    "plain": lambda path: logging.FileHandler(path),
+    "rotating": lambda path: logging.handlers.RotatingFileHandler(path, maxBytes=10**6, backupCount=2),
+    "watched": lambda path: logging.handlers.WatchedFileHandler(path),
+}
+
+
+@pytest.mark.parametrize("make", HANDLERS.values(), ids=HANDLERS)
+def test_records_that_find_no_room_are_counted_and_logging_goes_on_when_there_is_some(tmp_path, capfd, make):
     """
     On a full disk lost records are a number and a fault, not tracebacks; every line after room was made is there.
     """
-    with mounted(tmp_path / "disk", "size=1m") as disk:
-        handler = logging.FileHandler(disk / "app.log")
+    with mounted(tmp_path / "disk", "size=1m") as disk, contextlib.closing(make(disk / "app.log")) as handler:
         errors, probe = count_log_errors(handler), LogHandlers()
         fill(disk)
         for number in range(500):
@@ -118,7 +128,58 @@ def test_records_that_find_no_room_are_counted_and_logging_goes_on_when_there_is
         assert probe() is None
         assert after == (disk / "app.log").read_text().splitlines()[-100:]
         assert ("", "") == capfd.readouterr()
-        handler.close()
+
+
+def test_uncounted_each_lost_record_is_a_traceback(tmp_path, capfd):
+    """
+    The harm that is spared: the standard library prints a traceback for each record that finds no room.
+    """
+    with (
+        mounted(tmp_path / "disk", "size=1m") as disk,
+        contextlib.closing(logging.FileHandler(disk / "app.log")) as handler,
+    ):
+        fill(disk)
+        for number in range(500):
+            write(handler, f"{number} " + "x" * 100)
+        os.unlink(disk / "filler")
+    told = capfd.readouterr().err
+    assert told.count("Traceback (most recent call last)") >= 450
+    assert len(told) > 450 * 500
+
+
+def gzipped(source, target):
+    """What many give their RotatingFileHandler as its rotator."""
+    with open(source, "rb") as plain, gzip.open(f"{target}.gz", "wb") as packed:
+        shutil.copyfileobj(plain, packed)
+    os.unlink(source)
+
+
+def test_a_handler_that_compresses_while_it_logs_is_rotated_where_it_cannot(tmp_path, ctx):
+    """
+    Without room for a compressed copy, a handler that makes one itself loses every record although there is room for
+    those; rotated by a rename it loses none.
+    """
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        handler = logging.handlers.RotatingFileHandler(
+            disk / "app.log", maxBytes=300_000, backupCount=3, encoding="latin-1"
+        )
+        handler.rotator = gzipped
+        with contextlib.closing(handler):
+            errors = count_log_errors(handler)
+            write(handler, os.urandom(299_900).decode("latin-1"))
+            fill(disk)
+            os.truncate(disk / "filler", (disk / "filler").stat().st_size - 100_000)
+            for number in range(100):
+                write(handler, f"{number} " + "x" * 100)
+            assert errors.count > 95
+            for half in disk.glob("*.gz"):
+                half.unlink()
+            RotateLog(handler).recover(ctx)
+            lost, lines = errors.count, [f"{number} " + "x" * 100 for number in range(100)]
+            for line in lines:
+                write(handler, line)
+            assert lost == errors.count
+            assert lines == (disk / "app.log").read_text().splitlines()
 
 
 def test_a_disk_that_fills_up_during_compression_leaves_the_plain_archive(tmp_path, ctx, said):
