@@ -2,15 +2,21 @@
 LogOverflow, with real files.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import os
 import types
 
+from logging import FileHandler
+from logging.handlers import WatchedFileHandler
+
+import attrs
 import pytest
 
 from selfheal import ConfigError, Unhealthy
-from selfheal.resources.log_files import LogOverflow
+from selfheal.model import Fault
+from selfheal.resources.log_files import LogOverflow, RotateLog
 
 
 @pytest.fixture
@@ -135,6 +141,27 @@ def test_too_few_free_inodes_are_full_unless_none_are_counted(handler, monkeypat
             probe()
     else:
         probe()
+
+
+@pytest.mark.parametrize("kind", [FileHandler, WatchedFileHandler])
+def test_a_file_is_not_rotated_because_its_predecessor_was_too_long(kind, tmp_path, ctx, said):
+    """
+    Another process has rotated after the probe had looked: the new file stays, also if the handler has no old one open.
+    """
+    path = tmp_path / "app.log"
+    path.write_text("long")
+    with contextlib.closing(kind(path, delay=True)) as handler:
+        with pytest.raises(Unhealthy) as found:
+            LogOverflow(handler, max_bytes=3)()
+        path.rename(tmp_path / "app.log.1")
+        path.write_text("new ")
+        if kind is WatchedFileHandler:
+            write(handler, "and ")  # it has reopened by itself
+        RotateLog(handler).recover(attrs.evolve(ctx, fault=Fault("full", error=found.value)))
+        write(handler, "last")
+    assert [(f"{path} was rotated by another process", {})] == said
+    assert ["app.log", "app.log.1"] == sorted(os.listdir(tmp_path))
+    assert path.read_text().endswith("last\n")
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,25 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-from selfheal.errors import ConfigError
+from selfheal.errors import ConfigError, Unhealthy
 
 
 #: Device and inode: what a file is, whatever it is called.
 Identity: TypeAlias = tuple[int, int]
+
+
+class TooLong(Unhealthy):
+    """
+    ``full``, and which file it was: the name may mean another one by the time that somebody does something about it.
+
+    Args:
+        message: As for `Unhealthy`.
+        file: The file that was looked at.
+    """
+
+    def __init__(self, message: str, file: Identity) -> None:
+        super().__init__("full", message)
+        self.file = file
 
 
 def identity(status: os.stat_result) -> Identity:

@@ -11,7 +11,7 @@ import attrs
 
 from selfheal.errors import Unhealthy
 from selfheal.model.settings import at_least_one
-from selfheal.resources.log_handles import named_file, strayed
+from selfheal.resources.log_handles import TooLong, identity, named_file, strayed
 from selfheal.resources.process_limits import MIN_FREE_BYTES, MIN_FREE_INODES, DiskSpace
 from selfheal.resources.settings import zero_or_more
 
@@ -61,4 +61,4 @@ class LogOverflow:
             raise Unhealthy("stale", f"{path}: its directory does not exist")
         DiskSpace(directory, min_free_bytes=self.min_free_bytes, min_free_inodes=self.min_free_inodes)()
         if named is not None and named.st_size > self.max_bytes:
-            raise Unhealthy("full", f"{path} has {named.st_size} bytes, {self.max_bytes} are allowed")
+            raise TooLong(f"{path} has {named.st_size} bytes, {self.max_bytes} are allowed", identity(named))

@@ -27,6 +27,7 @@ from selfheal.recovery import RecoveryAction
 from selfheal.resources.log_compression import Format, as_format, compress, is_packed
 from selfheal.resources.log_handles import (
     Identity,
+    TooLong,
     identity,
     live_files,
     named_file,
@@ -98,12 +99,13 @@ class RotateLog(RecoveryAction):
             OSError: If it failed for a reason that may pass. The handler writes where it wrote before.
         """
         path = os.path.realpath(self.handler.baseFilename)
+        too_long = ctx.fault.error.file if isinstance(ctx.fault.error, TooLong) else None
         try:
             with rotating(path, check=ctx.check) as locked:
                 self.handler.acquire()
                 try:
                     ctx.check()
-                    message = self._rotate(path, locked)
+                    message = self._rotate(path, {None, locked, too_long})
                 finally:
                     self.handler.release()
         except OSError as exc:
@@ -130,8 +132,8 @@ class RotateLog(RecoveryAction):
         """
         return f"rename {self.handler.baseFilename} and go on in a new file"
 
-    def _rotate(self, path: str, locked: Identity | None) -> str:
-        """Return what was done."""
+    def _rotate(self, path: str, meant: set[Identity | None]) -> str:
+        """Return what was done. Rotated is only the file that is *meant*, if any is."""
         handler = self.handler
         if (roll_over := _own_roll_over(handler)) is not None:
             roll_over()
@@ -145,7 +147,7 @@ class RotateLog(RecoveryAction):
         if not stat.S_ISREG(named.st_mode):
             msg = f"{path} is not a regular file and cannot be rotated"
             raise Escalate(msg)
-        archive = _move_away(path) if locked in (None, identity(named)) else None
+        archive = _move_away(path) if meant <= {None, identity(named)} else None
         try:
             if opened is not None:
                 replace_stream(handler, opened)
