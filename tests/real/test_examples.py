@@ -72,6 +72,18 @@ PRINTED = {
         r".* rollback_config has helped: health is proved",
         r".* closed: healed",
     ],
+    "log_overflow.py": [
+        "an order; healed: logged, unhealed: logged",
+        "the log has overflowed; an order; healed: lost, unhealed: lost",
+        r"\d+\.\d s later; an order; healed: logged, unhealed: lost",
+        "of 1000 orders more, healed: 1000 are in the log",
+        "of 1000 orders more, unhealed: 0 are in the log",
+        r"orders_log, incident 1: full, healed in \d\.\d s",
+        r".*orders\.log was rotated \(\d+ bytes\)",
+        r".* \d of 6 archives were deleted",
+        r".* rotate_log_then_prune_archives has helped: health is proved",
+        r".* closed: healed",
+    ],
     "flask_gunicorn.py": [
         "an order at each worker: taken taken taken taken",
         "the database is read-only; an order at each worker:" + 4 * " ReadOnlySqlTransaction",
