@@ -12,10 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
+import anyio
 import cachetools
 import pytest
 
-from selfheal.resources import CacheGate, CacheHealth, GateMode, SharedCache
+from selfheal import Healer, HealingPolicy, HealthCheck
+from selfheal.resources import CacheGate, CacheHealth, GateMode, SharedCache, cache_ladder
+from selfheal.testing import VirtualClock
 
 
 CALLERS = 50
@@ -241,3 +244,67 @@ def test_epochs_that_begin_all_the_time_show_nobody_the_past(loads: Loads) -> No
             gate.bump()
     assert 1 == loads.most
     assert 20 == gate.epoch
+
+
+class SlowServer(dict[str, Any]):
+    """A shared cache on an event loop; from second 30 to 120 it takes two seconds for an answer."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    async def answer(self, call: Callable[..., Any], *args: Any) -> Any:
+        await self.clock.sleep(2.0 if 30 <= self.clock.now() < 120 else 0.001)
+        return call(*args)
+
+    async def read(self, key: str) -> Any:
+        return await self.answer(self.get, key)
+
+    async def write(self, key: str, value: Any) -> None:
+        await self.answer(self.__setitem__, key, value)
+
+    async def drop(self, key: str) -> None:
+        await self.answer(self.pop, key, None)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_healer_bypasses_a_slow_server_and_comes_back_without_a_stampede(backend: Any) -> None:
+    """
+    Fifty tasks wait for a server that takes seconds only until it is bypassed, and each key is loaded by one at a time.
+    """
+    clock = VirtualClock()
+    server = SlowServer(clock)
+    loading: list[str] = []
+    waits: list[tuple[float, float]] = []
+
+    async def load(key: str) -> str:
+        assert key not in loading
+        loading.append(key)
+        await clock.sleep(0.05)
+        loading.remove(key)
+        return f"<{key}>"
+
+    shared = SharedCache(get=server.read, set=server.write, delete=server.drop)
+    gate: CacheGate[str, str] = CacheGate(shared, load, clock=clock)
+    policy = HealingPolicy(interval=5, timeout=1, jitter=0, probation=30)
+    check = HealthCheck(CacheHealth(gate), name="cache", policy=policy, recovery=cache_ladder(gate))
+
+    async def ask(key: str) -> None:
+        while (asked := clock.now()) < 200:
+            assert f"<{key}>" == await gate.aget(key)
+            waits.append((asked, clock.now() - asked))
+            await clock.sleep(1)
+
+    async def main() -> None:
+        async with Healer([check], clock=clock, phase=0, slack=0), anyio.create_task_group() as tasks:
+            for number in range(CALLERS):
+                tasks.start_soon(ask, KEYS[number % 5])
+
+    def longest(begin: float, end: float) -> float:
+        return max(wait for asked, wait in waits if begin <= asked < end)
+
+    clock.run(main, backend=backend)
+    assert longest(30, 40) >= 2
+    assert longest(45, 120) <= 0.1
+    assert longest(125, 200) <= 0.1
+    assert GateMode.NORMAL is gate.mode
