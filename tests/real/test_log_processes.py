@@ -26,11 +26,15 @@ SCRIPT = textwrap.dedent(
     import json, logging, os, signal, sys, threading, time
     from selfheal import Unhealthy
     from selfheal.model import Fault, Incident, RecoveryContext
-    from selfheal.resources.log_files import LogOverflow, RotateLog
+    from selfheal.resources.log_files import LogOverflow, PruneArchives, RotateLog
+    from selfheal.resources.log_handlers import ReopenLog
+    from selfheal.resources.log_level import LowerLogLevel
 
     path, when, lines, threads, processes, max_bytes, kills = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
     logger = logging.getLogger("load")
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
+    less = LowerLogLevel(logger, to="INFO")
+    prune = PruneArchives(os.path.dirname(path), "app.log.*", max_total_bytes=10**9)
     said, failed = [], []
 
     def listen():
@@ -53,7 +57,9 @@ SCRIPT = textwrap.dedent(
         try:
             LogOverflow(handler, max_bytes=max_bytes)()
         except Unhealthy:
-            RotateLog(handler).recover(ctx)
+            for action in (less, RotateLog(handler), ReopenLog(handler), prune):
+                action.recover(ctx)
+            less.revert(ctx)
 
     def work(process, handler):
         handler = handler or listen()
@@ -122,8 +128,8 @@ def written(log, when, *, kills=0):
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_four_processes_lose_no_line_and_rotate_once(tmp_path, when):
     """
-    Four processes of four threads write 60 000 lines, all heal the file, which was opened before or after the fork: each
-    line is there once and whole, and no file is rotated before it is due.
+    Four processes of four threads write 60 000 lines, all heal the file by every action there is, and it was opened
+    before or after the fork: each line is there once and whole, and no file is rotated before it is due.
     """
     contents = written(tmp_path / "app.log", when)
     found = collections.Counter(line for content in contents.values() for line in content.decode().splitlines())
