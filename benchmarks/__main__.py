@@ -17,13 +17,14 @@ import sys
 from benchmarks.harness import Report
 
 
-MODULES = ("timed_calls", "latency_window", "machine", "schedule", "imports")
+MODULES = ("timed_calls", "latency_window", "machine", "schedule", "cache_hits", "imports")
 
 PEERS = (
     "aiobreaker",
     "anyio",
     "APScheduler",
     "attrs",
+    "cachetools",
     "circuitbreaker",
     "hyx",
     "prometheus_client",

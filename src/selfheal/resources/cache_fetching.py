@@ -132,7 +132,8 @@ class Fetching:
         The numbers so far.
         """
         with self._lock:
-            return CacheStatistics(self.mode, self.epoch, len(self._last_good), **self._counts)
+            counts = {**self._counts, "hits": self._counts["hits"] + self._store.hits}
+            return CacheStatistics(self.mode, self.epoch, len(self._last_good), **counts)
 
     def reset_after_fork(self) -> None:
         """
@@ -143,9 +144,9 @@ class Fetching:
 
     def draw(self) -> bool:
         """
-        Whether the next value that is read has to be validated.
+        Whether the next value that is read has to be validated. To be asked only if there is a validator.
         """
-        return self._validator is not None and self._uniform() < self._sample
+        return self._uniform() < self._sample
 
     def getting(self, key: Any, thread: int | None, *, verify: bool) -> Plan[Any]:
         """
@@ -173,12 +174,9 @@ class Fetching:
         if epoch is None or self.mode is GateMode.BYPASS:
             return MISSING
         try:
-            value = self._store.peek(epoch, key)
+            return self._store.peek(epoch, key)
         except Exception:  # noqa: BLE001 - a broken cache costs a load, not an answer
             return MISSING  # and is counted there
-        if value is not MISSING:
-            self._count("hits")
-        return value
 
     def _join(self, key: Any, thread: int | None) -> tuple[Flight, bool]:
         with self._lock:

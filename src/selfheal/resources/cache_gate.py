@@ -101,6 +101,7 @@ class CacheGate(Generic[K, V]):
             clock=SystemClock() if clock is None else clock,
             uniform=(randomness.Random() if random is None else random).random,  # noqa: S311 - picks samples
         )
+        self._validates = validator is not None
         #: Who wants how much less of the cache; what was set by hand is the gate's own wish.
         self._held: dict[object, GateMode] = {}
         self._lock = threading.Lock()
@@ -121,7 +122,7 @@ class CacheGate(Generic[K, V]):
         """
         if self.is_async:
             self._require_sync("await aget(key)")
-        verify = self._fetching.draw()
+        verify = self._validates and self._fetching.draw()
         value: Any = MISSING if verify else self._fetching.peek(key)
         if value is MISSING:
             value = drive(self._fetching.getting(key, threading.get_ident(), verify=verify))
@@ -132,7 +133,7 @@ class CacheGate(Generic[K, V]):
         """
         As `get`, from a coroutine. If it is cancelled while it loads for others, one of them loads.
         """
-        verify = self._fetching.draw()
+        verify = self._validates and self._fetching.draw()
         value: Any = MISSING if verify else self._fetching.peek(key)
         if value is MISSING:
             value = await adrive(self._fetching.getting(key, None, verify=verify))
