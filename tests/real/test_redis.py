@@ -197,7 +197,7 @@ def test_a_stopped_server_is_down_at_once_and_nothing_is_done(
     server.stop()
     started = time.monotonic()
     assert "down" == clients.look(RedisHealth(client))
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 1
     assert [] == rungs("down", client)
     for action in (SoftDrain(client), SeverHung(client, older_than=MUTE)):
         with pytest.raises(Escalate, match="a fresh connection fails as well"):
@@ -220,7 +220,7 @@ def test_a_server_that_does_not_answer_is_down_in_time(clients: Clients, server:
     call = clients.start(clients.call, client.ping)
     started = time.monotonic()
     assert "down" == clients.look(RedisHealth(client, timeout=0.6))
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 3
     assert not call.ended(within=0.5)
     server.thaw()
     assert call.ended(within=2)
