@@ -97,6 +97,29 @@ def _incidents(options: argparse.Namespace) -> int:
     return _say(said)
 
 
+def _check(options: argparse.Namespace) -> int:
+    from selfheal.export.http.asking import ask
+
+    try:
+        said = ask(options.target, timeout=options.timeout)
+    except ConfigError as exc:
+        print(exc, file=sys.stderr)
+        return 2
+    return _say(said.text) if said.well else max(1, _say(said.text))
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="URL|unix:PATH", help="such as http://127.0.0.1:9464/readyz; default: /livez")
+    parser.add_argument("--timeout", type=_seconds, default=3.0, help="seconds (default: %(default)s)")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
 def _say(text: str) -> int:
     """
     Print *text*, in whatever encoding; the exit status.
@@ -146,6 +169,7 @@ _COMMANDS: Final = {
         _doctor,
         _doctor_arguments,
     ),
+    "check": _Command("ask a running process how it is, for Docker and scripts", _check, _check_arguments),
     "incidents": _Command(
         "print what a journal holds: incidents, and held changes that are in force", _incidents, _incidents_arguments
     ),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from selfheal.runtime.gating import Explanation
     from selfheal.runtime.hosts import Host
     from selfheal.runtime.listeners import Listener
+    from selfheal.runtime.snapshot import Snapshot
     from selfheal.runtime.watch import CheckStatus
 
 #: A pause without an end is forgotten and never found: this is how long one lasts unless said otherwise.
@@ -42,8 +43,7 @@ class Healer:
     """
     Watches checks and heals their resources, in a sync or in an async program.
 
-    ``with`` runs it in one background thread; ``async with`` runs it inside
-    your own loop, asyncio or trio. All times are in seconds.
+    ``with`` runs it in one background thread, ``async with`` inside your own loop, asyncio or trio. Times are in seconds.
 
     Args:
         checks: Functions marked by `health_check`, and `HealthCheck` values.
@@ -111,7 +111,7 @@ class Healer:
         self.mode: Mode = mode
         self.log_errors = log_errors
         self.redact = redact
-        self._registry = registry
+        self.registry = registry
         clock = SystemClock() if clock is None else clock
         self._engine = Desk(settings, clock, on_start=self._attach_exporters, journal=_opened(journal))
         self._engine.admit(resolve(check) for check in checks)
@@ -120,7 +120,7 @@ class Healer:
         # The one look upwards: whoever gets a registry, and every healer for its log, expects them to work by itself.
         from selfheal.export import attach
 
-        attach(self, registry=self._registry)
+        attach(self, registry=self.registry)
 
     def __enter__(self) -> Self:
         self.start()
@@ -221,6 +221,14 @@ class Healer:
         """
         return MappingProxyType({name: watch.status() for name, watch in tuple(self._engine.driver.watches.items())})
 
+    def snapshot(self) -> Snapshot:
+        """
+        Everything about it at this moment, for whoever shows it. Safe from any thread; never waits.
+        """
+        from selfheal.runtime.snapshot import snapshot
+
+        return snapshot(self._engine)
+
     def explain(self, name: str) -> Explanation:
         """
         Why a check is, or is not, being healed: every gate with its reason. Its ``str`` is a sentence.
@@ -278,8 +286,7 @@ class Healer:
         """
         Heal now, as if the fault had just been confirmed. Returns at once.
 
-        It passes over the gates dependency, storm, flapping and cooldown, never
-        over paused, busy, budget and lease.
+        It passes over the gates self_doubt, dependency, storm, flapping and cooldown, never over paused, busy and budget.
 
         Returns:
             The incident so far; `wait_healthy` waits for its end.
@@ -330,12 +337,17 @@ class Healer:
         """
         self._engine.resume(reason, resource)
 
+    def audit(self, action: str, target: str = "") -> None:
+        """
+        Record that somebody outside has asked for *action*, in the event ``selfheal.request.accepted``.
+        """
+        self._engine.audit(action, target)
+
     def on_event(self, listener: Listener, *, events: Collection[str] | None = None) -> Callable[[], None]:
         """
         Call *listener* with every `Event`, or those of these names, in order, from a thread of the healer.
 
-        What it raises is counted and changes nothing. At most 4096 events wait
-        for slow listeners; the rest is dropped and counted.
+        What it raises is counted and changes nothing. At most 4096 events wait for slow ones; more are dropped and counted.
 
         Args:
             listener: Any callable with one parameter.

@@ -55,6 +55,7 @@ JOURNAL_REPLACED: Final = "selfheal.journal.replaced"
 EVIDENCE_DISCARDED: Final = "selfheal.evidence.discarded"
 RESOURCE_PAUSED: Final = "selfheal.resource.paused"
 RESOURCE_RESUMED: Final = "selfheal.resource.resumed"
+REQUEST_ACCEPTED: Final = "selfheal.request.accepted"
 LISTENER_FAILED: Final = "selfheal.listener.failed"
 STEP_FAILED: Final = "selfheal.step.failed"
 
@@ -113,6 +114,9 @@ EVENTS: Final[dict[str, EventName]] = {
     EVIDENCE_DISCARDED: EventName(_DEBUG, ("reason",), "What was seen before no longer counts."),
     RESOURCE_PAUSED: EventName(_WARNING, ("reason", "until"), "Actions are paused."),
     RESOURCE_RESUMED: EventName(_INFO, ("reason",), "Actions are allowed again."),
+    REQUEST_ACCEPTED: EventName(
+        _WARNING, ("action", "target"), "Somebody outside has asked for something, and got it."
+    ),
     LISTENER_FAILED: EventName(_ERROR, ("listener", "error_type"), "A listener raised; nothing else changed."),
     STEP_FAILED: EventName(
         _ERROR, ("step", "error_type"), "What must not raise has: a monitor, a predicate, selfheal itself. It goes on."

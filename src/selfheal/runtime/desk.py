@@ -186,8 +186,12 @@ class Desk(Engine):
         Start no action on one resource, or on any.
 
         Raises:
+            ConfigError: If it would be over at once.
             UnknownCheckError: If there is no such resource.
         """
+        if ttl is not None and ttl <= 0:
+            msg = f"ttl={ttl:g}: a pause lasts longer than 0 seconds. resume() ends one."
+            raise ConfigError(msg)
         until = None if ttl is None else self.clock.now() + ttl
 
         def pause() -> None:
@@ -209,6 +213,12 @@ class Desk(Engine):
             pauses.resume(self.driver, resource, reason)
 
         self.on_loop(resume)
+
+    def audit(self, action: str, target: str) -> None:
+        """
+        Record a wish from outside.
+        """
+        self.driver.reporter.announce(names.REQUEST_ACCEPTED, {"action": action, "target": target})
 
     def listen(self, listener: Listener, events: Collection[str] | None) -> Callable[[], None]:
         """

@@ -80,6 +80,8 @@ class Engine:
         self._host: Host | None = None
         self._ident: int | None = None
         self._spent = False
+        #: When the loop was asked whether it turns, and has not answered yet.
+        self._asked: float | None = None
         self.running = False
 
     def start(self) -> None:
@@ -271,6 +273,29 @@ class Engine:
                 "or pass Healer(after_fork='start')."
             )
             warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+    @property
+    def alive(self) -> bool:
+        """
+        Whether it runs, and its loop has not ended.
+        """
+        return self.running and self.driver.open and self._host is not None and self._host.alive()
+
+    def ping(self, now: float) -> float:
+        """
+        Seconds for which the loop has owed an answer; if it owes none, it is asked for the next. Never waits.
+        """
+        host, asked = self._host, self._asked
+        if not self.running or host is None or self.here:
+            return 0.0
+        if asked is not None:
+            return now - asked
+        self._asked = now
+        host.post(self._answer)
+        return 0.0
+
+    def _answer(self) -> None:
+        self._asked = None
 
     @property
     def here(self) -> bool:

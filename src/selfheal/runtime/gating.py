@@ -248,8 +248,8 @@ def _why(driver: Driver, watch: Watch) -> str:
     state, status = watch.machine.state, watch.machine.status
     if not driver.open:
         return "the healer does not run"
-    if state is HealingState.RESTORED and watch.waits is not None:
-        return str(watch.waits).partition(": ")[2]
+    if state is HealingState.RESTORED and watch.waiting is not None:
+        return str(watch.waiting).partition(": ")[2]
     if state is HealingState.EXHAUSTED and not watch.check.recovery.rungs:
         return "and it has no recovery: nothing of ours can heal it"
     if state is HealingState.IDLE and status is HealthStatus.UNKNOWN:

@@ -97,7 +97,7 @@ class Reporter:
             elif entry.event == names.INCIDENT_CLOSED:
                 self._closed(watch, entry)
             elif entry.event == names.STATE_CHANGED:
-                watch.since, watch.waits = entry.at, None
+                watch.since = entry.at
                 self._restored(watch, entry)
             self.send(watch, entry, error if entry.event == names.ACTION_FINISHED else None)
             if entry.event == names.INCIDENT_CLOSED:

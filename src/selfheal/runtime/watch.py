@@ -56,6 +56,7 @@ class CheckStatus:
         since: Monotonic seconds at which it got into that state.
         rung: Name of the rung that was tried last in the open incident, or `None`.
         running: Name of the action that runs for it, or `None`.
+        was_good: Whether it has ever been HEALTHY or DEGRADED.
         waits: What the gates have said last, while an action or a revert waits for them.
     """
 
@@ -69,6 +70,7 @@ class CheckStatus:
     since: float = 0.0
     rung: str | None = None
     running: str | None = None
+    was_good: bool = False
     waits: Trace | None = None
 
 
@@ -119,6 +121,7 @@ class Watch(Timed):
         "unanswered",
         "waiters",
         "waits",
+        "was_good",
     )
 
     def __init__(self, check: HealthCheck, machine: HealingStateMachine, resource: Resource, *, is_async: bool) -> None:
@@ -156,6 +159,8 @@ class Watch(Timed):
         self.rung: int | None = None
         #: What the gates have said to the step that waits for them.
         self.waits: Trace | None = None
+        #: It has been HEALTHY or DEGRADED once.
+        self.was_good = False
         #: When its state changed last.
         self.since = 0.0
         #: It was removed: nothing is begun for it any more.
@@ -190,6 +195,8 @@ class Watch(Timed):
         self.ring.append(started, result.status, result.duration)
         if plain:
             self._telling = None
+        if plain or result.status is HealthStatus.HEALTHY or result.status is HealthStatus.DEGRADED:
+            self.was_good = True
 
     @property
     def last(self) -> CheckResult | None:
@@ -246,6 +253,13 @@ class Watch(Timed):
         machine = self.machine
         return machine.status is HealthStatus.HEALTHY and machine.state in {HealingState.IDLE, HealingState.RESTORED}
 
+    @property
+    def waiting(self) -> Trace | None:
+        """
+        What the gates have said since its state changed last.
+        """
+        return None if self.waits is None or self.waits.at < self.since else self.waits
+
     def status(self) -> CheckStatus:
         """
         A snapshot, safe from any thread.
@@ -267,7 +281,8 @@ class Watch(Timed):
             since=self.since,
             rung=None if self.rung is None else rungs[self.rung].name,
             running=None if action is None else action.rung.name,
-            waits=self.waits,
+            was_good=self.was_good,
+            waits=self.waiting,
         )
 
     def named(self, incident: Incident) -> Incident:

@@ -1,0 +1,299 @@
+"""
+A listener of our own, on threads of its own: it answers also while the application's loop is blocked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http
+import http.server
+import ipaddress
+import os
+import queue
+import socket
+import socketserver
+import stat
+import threading
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+from urllib.parse import urlsplit
+
+from selfheal.errors import ConfigError, IllegalTransitionError
+from selfheal.export.http import events
+from selfheal.export.http.messages import BODY_LIMIT, Request, Response, is_forwarded, path_below, query_of, refused
+
+
+if TYPE_CHECKING:
+    from selfheal.export.http.handler import Handler
+
+#: Free in the list of Prometheus' exporters; the 9091 of many an article is the Pushgateway's.
+PORT: Final = 9464
+
+#: Seconds that a client may be silent in the middle of a request, or between two.
+_SILENCE: Final = 5.0
+
+#: Seconds between two looks at the healer, and after which it notices that it is to stop.
+_LOOK_EVERY: Final = 0.5
+
+#: Connections at the same time; more are closed at once. Event streams are among them.
+_CONNECTIONS: Final = 256
+
+#: Headers of a request; http.server itself takes a hundred, of 64 KiB each.
+_HEADERS: Final = 64
+
+#: What a browser on this machine calls it. Any other name in ``Host`` may be a foreign page's that leads here.
+_LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1", ""})
+
+
+class Listener:
+    """
+    Serves a healer over HTTP from threads of its own. ``with`` starts and stops it.
+
+    It is reached from this machine only, unless *host* says otherwise, and then shows details without a token, but not
+    to what a proxy has passed on.
+
+    Args:
+        handler: What to answer.
+        port: The TCP port; 0 takes a free one.
+        host: The address to bind.
+        path: Instead of both: the path of a UNIX socket, which only this user may connect to.
+
+    Raises:
+        ConfigError: If it cannot listen there.
+    """
+
+    def __init__(self, handler: Handler, *, port: int = PORT, host: str = "127.0.0.1", path: str | None = None) -> None:
+        self.handler = handler
+        self._path = path
+        self._where: str | tuple[str, int] = (host, port) if path is None else path
+        self._local = path is not None or _is_loopback(host)
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        """
+        Where it listens, as ``python -m selfheal check`` takes it.
+        """
+        if self._path is not None:
+            return f"unix:{self._path}"
+        where: Any = self._where if self._server is None else self._server.server_address
+        host, port = where[:2]
+        return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
+
+    def start(self) -> None:
+        """
+        Listen.
+
+        Raises:
+            ConfigError: If the address is taken, or cannot be had.
+            IllegalTransitionError: If it listens already.
+        """
+        if self._server is not None:
+            msg = f"this listener serves {self.address} already."
+            raise IllegalTransitionError(msg)
+        try:
+            if self._path is not None:
+                _remove_stale(self._path)
+            self._server = _Server(self._where, self.handler, local=self._local)
+        except (OSError, OverflowError) as exc:
+            msg = f"{self.address} cannot be listened to: {exc}. Take another port or path, or stop what is there."
+            raise ConfigError(msg) from exc
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_LOOK_EVERY,), name="selfheal-http", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """
+        Listen no more. Requests that are being answered end by themselves.
+        """
+        server, thread, self._server, self._thread = self._server, self._thread, None, None
+        if server is None or thread is None:
+            return
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        if self._path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, where: str | tuple[str, int], handler: Handler, *, local: bool) -> None:
+        self.handler, self.local = handler, local
+        self._free = threading.BoundedSemaphore(_CONNECTIONS)
+        if isinstance(where, str):
+            self.address_family = socket.AF_UNIX
+        elif ":" in where[0]:
+            self.address_family = socket.AF_INET6
+        address: Any = where
+        super().__init__(address, _Conversation)
+
+    def server_bind(self) -> None:
+        if self.address_family == getattr(socket, "AF_UNIX", None):
+            path = cast("str", self.server_address)
+            self.socket.bind(path)
+            os.chmod(path, 0o600)  # nobody can connect before it listens
+        else:
+            super().server_bind()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that is gone is no error of ours, and nobody is to be told on the standard error."""
+
+    def service_actions(self) -> None:
+        # Asks the loop whether it turns, so that the answer is there before the question.
+        self.handler.view()
+
+
+class _Conversation(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = _SILENCE
+    disable_nagle_algorithm = False
+    server_version = "selfheal"
+    sys_version = ""
+
+    @property
+    def _ours(self) -> _Server:
+        return cast("_Server", self.server)
+
+    def do_GET(self) -> None:
+        request = self._request(b"")
+        handler = self._ours.handler
+        if request.path == events.PATH and self.command == "GET" and handler.sees_details(request):
+            self._stream()
+        else:
+            self._send(handler.handle(request))
+
+    do_HEAD = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_GET  # noqa: N815 - as http.server calls them
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()) or "Transfer-Encoding" in self.headers:
+            self.close_connection = True
+            self._send(refused("a body needs its Content-Length", 411))
+        elif int(length[:9]) > BODY_LIMIT:
+            self.close_connection = True
+            self._send(refused(f"the body must not have more than {BODY_LIMIT} bytes", 413))
+        else:
+            self._send(self._ours.handler.handle(self._request(self.rfile.read(int(length)))))
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        if len(self.headers) > _HEADERS:
+            self.send_error(431)
+            return False
+        return True
+
+    def _request(self, body: bytes) -> Request:
+        path, _, query = self.path.partition("?")
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        return Request(
+            method=self.command,
+            path=path_below(path, ""),
+            query=query_of(query),
+            headers=headers,
+            body=body,
+            direct=self._ours.local and not is_forwarded(headers) and _is_local(headers.get("host", "")),
+        )
+
+    def _send(self, answer: Response) -> None:
+        self.send_response_only(answer.status)
+        for name, value in answer.fields():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
+
+    def _stream(self) -> None:
+        woken: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        client = self._ours.handler.changes.join(lambda: woken.put(True))
+        self.close_connection = True
+        if client is None:
+            self._send(events.TOO_MANY)
+            return
+        ended = threading.Event()
+        try:
+            self.send_response_only(200)
+            for name, value in (*events.FIELDS, ("Connection", "close")):
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(events.OPENING)
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    woken.get(timeout=events.HEARTBEAT)
+                self.wfile.write(client.take() or events.BEAT)
+                ended.wait(events.PAUSE)
+        finally:
+            client.leave()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        del message, explain  # they repeat what was sent
+        self.close_connection = True
+        self.request_version = self.protocol_version  # else, of a request without one, there would be no status line
+        self.command = self.command or "GET"
+        status = {501: 405, 505: 400}.get(code, code)  # what a client sends is no fault of ours
+        self._send(refused(http.HTTPStatus(status).phrase, status))
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as http.server calls it
+        """Probes come every second: they are nobody's news."""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return (urlsplit(f"//{host}").hostname or "") in _LOCAL_NAMES
+    except ValueError:
+        return False
+
+
+def _remove_stale(path: str) -> None:
+    """
+    Take away the socket of a process that is gone, and nothing else.
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return  # bind will say that it is taken
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)

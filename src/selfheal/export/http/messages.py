@@ -1,0 +1,131 @@
+"""
+What comes in and what goes out, whatever server or framework stands before it.
+"""
+
+from __future__ import annotations
+
+import json
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+from urllib.parse import parse_qsl
+
+import attrs
+
+
+JSON: Final = "application/json"
+TEXT: Final = "text/plain; charset=utf-8"
+
+#: Bytes of a body that are read; the actions need a hundred.
+BODY_LIMIT: Final = 16 * 1024
+
+#: Query parameters that are looked at.
+_PARAMETERS: Final = 32
+
+
+@attrs.frozen(kw_only=True)
+class Request:
+    """
+    A request, as the pure handler sees it.
+
+    Args:
+        method: In capitals.
+        path: Below the mount, without a trailing slash; "/" for the mount itself.
+        query: Each parameter's last value.
+        headers: By names in lower case.
+        body: At most `BODY_LIMIT` bytes are of use.
+        direct: It came over a listener of our own that only this machine reaches, and through no proxy.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    body: bytes = b""
+    direct: bool = False
+
+
+@attrs.frozen
+class Response:
+    """
+    An answer. For a HEAD the server leaves out the body.
+
+    Args:
+        status: The HTTP status code.
+        body: The whole body.
+        content_type: Its media type.
+        headers: Further headers.
+    """
+
+    status: int
+    body: bytes
+    content_type: str = attrs.field(default=TEXT, kw_only=True)
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), kw_only=True)
+
+    def fields(self) -> list[tuple[str, str]]:
+        """
+        All headers: what is said of health now is not to be kept, and no browser is to guess what it is.
+        """
+        common = [
+            ("Content-Type", self.content_type),
+            ("Content-Length", str(len(self.body))),
+            ("X-Content-Type-Options", "nosniff"),
+        ]
+        if all(name != "Cache-Control" for name, _ in self.headers):
+            common.append(("Cache-Control", "no-store"))
+        return [*common, *self.headers]
+
+
+def as_json(
+    status: int, value: object, *, content_type: str = JSON, headers: tuple[tuple[str, str], ...] = ()
+) -> Response:
+    """
+    *value* as an answer. What JSON has no word for, such as infinity, must not be in it.
+    """
+    body = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    return Response(status, body, content_type=content_type, headers=headers)
+
+
+def refused(why: str, status: int = 400) -> Response:
+    """
+    No, and why.
+    """
+    return as_json(status, {"error": why})
+
+
+NOT_FOUND: Final = refused("there is nothing here", 404)
+UNAUTHORIZED: Final = as_json(
+    401, {"error": "a token is needed"}, headers=(("WWW-Authenticate", 'Bearer realm="selfheal"'),)
+)
+
+
+def query_of(text: str) -> dict[str, str]:
+    """
+    The parameters of a query string. What is too much or cannot be read is left out.
+    """
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_PARAMETERS, errors="replace"))
+    except ValueError:
+        return {}
+
+
+def path_below(path: str, mount: str) -> str:
+    """
+    *path* below the *mount*, without its trailing slash.
+
+    Some frameworks give the whole path and the mount, some only the rest.
+    """
+    if mount and (path == mount or path.startswith(f"{mount}/")):
+        path = path[len(mount) :]
+    return path.rstrip("/") or "/"
+
+
+#: What a request that has come through somebody else carries.
+_FORWARDED: Final = ("forwarded", "via", "x-real-ip")
+
+
+def is_forwarded(headers: Iterable[str]) -> bool:
+    """
+    Whether one of these header names, in lower case, says that a proxy has passed the request on.
+    """
+    return any(name in _FORWARDED or name.startswith("x-forwarded") for name in headers)
