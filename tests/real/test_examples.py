@@ -84,6 +84,16 @@ PRINTED = {
         r".* rotate_log_then_prune_archives has helped: health is proved",
         r".* closed: healed",
     ],
+    "poisoned_cache.py": [
+        "healed: 0 % wrong, unhealed: 0 % wrong",
+        "an old release writes; the gate is at BYPASS; healed: 0 % wrong, unhealed: 100 % wrong",
+        "it is stopped; the gate is at NORMAL; healed: 0 % wrong, unhealed: 100 % wrong",
+        "all of it from the cache: True",
+        r"prices_cache, incident 1: poisoned, healed in \d\.\d s",
+        r".* bump_epoch has not helped: still bad",
+        r".* cache_bypass has helped: health is proved",
+        r".* closed: healed",
+    ],
     "flask_gunicorn.py": [
         "an order at each worker: taken taken taken taken",
         "the database is read-only; an order at each worker:" + 4 * " ReadOnlySqlTransaction",
