@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from selfheal.export.http.access import AccessLogFilter
 from selfheal.export.http.asgi import AsgiApp
 from selfheal.export.http.asgi import mounted as mounted_asgi
 from selfheal.export.http.handler import Handler
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from selfheal.healer import Healer
 
 __all__ = [
+    "AccessLogFilter",
     "AsgiApp",
     "Handler",
     "HandlerOptions",
