@@ -27,6 +27,7 @@ VERSIONS = ["3.11", "3.12", "3.13", "3.14"]
 #: What the files of `tests/system` need beyond Python: ``file: (command, Debian package)``.
 SYSTEM_NEEDS = {
     "test_full_disk.py": ("mount", "mount"),
+    "test_haproxy.py": ("haproxy", "haproxy"),
     "test_mysql.py": ("mariadbd", "mariadb-server-core"),
     "test_systemd.py": ("/lib/systemd/systemd", "systemd"),
 }

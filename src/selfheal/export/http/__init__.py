@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from selfheal.export.http.access import AccessLogFilter
+from selfheal.export.http.agent import Agent
 from selfheal.export.http.asgi import AsgiApp
 from selfheal.export.http.asgi import mounted as mounted_asgi
 from selfheal.export.http.handler import Handler
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessLogFilter",
+    "Agent",
     "AsgiApp",
     "Handler",
     "HandlerOptions",

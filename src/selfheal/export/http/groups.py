@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: The name under which the healer itself stands among the checks.
 SELF: Final = "healer"
 
+#: The line that says that no more work is wanted.
+DRAIN: Final = "drain"
+
 # A person begins to notice after a second; kubelet gives up on a container after half a minute of its own trying.
 SLOW_LOOP: Final = 1.0
 DEAD_LOOP: Final = 60.0
@@ -126,7 +129,7 @@ def ready(
     """
     lines = [_self(snapshot)]
     if draining:
-        lines.append(Line("drain", "fail", "it is being drained"))
+        lines.append(Line(DRAIN, "fail", "it is being drained"))
     for check in checks:
         status = snapshot.checks.get(check.name)
         if status is None:

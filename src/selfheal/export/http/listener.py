@@ -68,7 +68,7 @@ class Listener:
         self._path = path
         self._where: str | tuple[str, int] = (host, port) if path is None else path
         self._local = path is not None or _is_loopback(host)
-        self._server: _Server | None = None
+        self._server: socketserver.TCPServer | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -105,7 +105,7 @@ class Listener:
         try:
             if self._path is not None:
                 _remove_stale(self._path)
-            self._server = _Server(self._where, self.handler, local=self._local)
+            self._server = self._serve(self._where)
         except (OSError, OverflowError) as exc:
             msg = f"{self.address} cannot be listened to: {exc}. Take another port or path, or stop what is there."
             raise ConfigError(msg) from exc
@@ -113,6 +113,9 @@ class Listener:
             target=self._server.serve_forever, args=(_LOOK_EVERY,), name="selfheal-http", daemon=True
         )
         self._thread.start()
+
+    def _serve(self, where: str | tuple[str, int]) -> socketserver.TCPServer:
+        return _Server(where, self.handler, local=self._local)
 
     def stop(self) -> None:
         """
@@ -138,10 +141,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def __init__(self, where: str | tuple[str, int], handler: Handler, *, local: bool) -> None:
         self.handler, self.local = handler, local
         self._free = threading.BoundedSemaphore(_CONNECTIONS)
-        if isinstance(where, str):
-            self.address_family = socket.AF_UNIX
-        elif ":" in where[0]:
-            self.address_family = socket.AF_INET6
+        self.address_family = family_of(where)
         address: Any = where
         super().__init__(address, _Conversation)
 
@@ -265,6 +265,15 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as http.server calls it
         """Probes come every second: they are nobody's news."""
+
+
+def family_of(where: str | tuple[str, int]) -> socket.AddressFamily:
+    """
+    The family of a path, or of a host and port.
+    """
+    if isinstance(where, str):
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in where[0] else socket.AF_INET
 
 
 def _is_loopback(host: str) -> bool:
