@@ -23,7 +23,10 @@ from selfheal.integrations import missing_extra
 _NEEDED: Final = ("initdb", "pg_basebackup", "pg_ctl", "postgres")
 #: Below the ephemeral range: a client that reconnects to a stopped server can then never be given the server's own port.
 _PORTS: Final = range(10_000, 30_000)
-_next_port = itertools.count(os.getpid() * 37)
+#: Processes of neighbouring numbers begin hundreds of ports apart: while a server is stopped, nothing else keeps another
+#: process from its port.
+_APART: Final = 4_403
+_next_port = itertools.count(os.getpid() * _APART)
 
 
 class Programs:
