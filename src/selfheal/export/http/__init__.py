@@ -13,6 +13,7 @@ from selfheal.export.http.asgi import mounted as mounted_asgi
 from selfheal.export.http.handler import Handler
 from selfheal.export.http.listener import Listener
 from selfheal.export.http.messages import Request, Response
+from selfheal.export.http.status_file import StatusFile
 from selfheal.export.http.wsgi import WsgiApp
 from selfheal.export.http.wsgi import mounted as mounted_wsgi
 
@@ -29,6 +30,7 @@ __all__ = [
     "Listener",
     "Request",
     "Response",
+    "StatusFile",
     "WsgiApp",
     "asgi_app",
     "listen",
