@@ -176,7 +176,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 class _Conversation(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _SILENCE
-    disable_nagle_algorithm = False
+    wbufsize = -1  # an answer goes out in one piece
     server_version = "selfheal"
     sys_version = ""
 
@@ -247,10 +247,12 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(events.OPENING)
+            self.wfile.flush()
             while True:
                 with contextlib.suppress(queue.Empty):
                     woken.get(timeout=events.HEARTBEAT)
                 self.wfile.write(client.take() or events.BEAT)
+                self.wfile.flush()
                 ended.wait(events.PAUSE)
         finally:
             client.leave()
