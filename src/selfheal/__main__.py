@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import pathlib
 import sys
 import threading
 
@@ -113,6 +114,28 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=_seconds, default=3.0, help="seconds (default: %(default)s)")
 
 
+def _assets(options: argparse.Namespace) -> int:
+    from selfheal.export.assets import FILES, write
+
+    try:
+        written = write(pathlib.Path(options.out), runbooks=options.runbooks, force=options.force)
+    except ConfigError as exc:
+        print(exc, file=sys.stderr)
+        return 2
+    return _say("\n".join(f"{path}: {FILES[path.name]}" for path in written) or f"{options.out} is up to date.")
+
+
+def _assets_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="DIR", required=True, help="where to write them; made if it is missing")
+    parser.add_argument(
+        "--runbooks",
+        metavar="URL",
+        default="docs/how-to/alerts.md",
+        help="where the page on the alerts is to be found, for their runbook_url (default: %(default)s)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace files that differ")
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
@@ -160,6 +183,11 @@ class _Command(NamedTuple):
 
 
 _COMMANDS: Final = {
+    "assets": _Command(
+        "write a Grafana dashboard, Prometheus' alerts and configuration, and a compose file",
+        _assets,
+        _assets_arguments,
+    ),
     "demo": _Command(
         "break a PostgreSQL pool and a log file in five ways, and watch them come back", _demo, _demo_arguments
     ),

@@ -1,0 +1,65 @@
+"""
+Dashboard, alerts and the configuration around them, as files that ship with the package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from selfheal.errors import ConfigError
+
+
+if TYPE_CHECKING:
+    import pathlib
+
+#: What each file is.
+FILES: Final = {
+    "compose.yaml": "Prometheus, node_exporter, Loki, Alloy and Grafana, for docker compose",
+    "dashboard.json": "the dashboard, for Grafana 11.6 and newer",
+    "prometheus.yml": "what Prometheus scrapes",
+    "selfheal.rules.yml": "alerts and recorded series, for Prometheus",
+}
+
+#: Where the alerts' `runbook_url` leads: this page of our documentation, unless somebody has put it elsewhere.
+RUNBOOKS: Final = "docs/how-to/alerts.md"
+
+
+def asset(name: str) -> str:
+    """
+    The text of one of `FILES`.
+    """
+    from importlib import resources  # here: it takes milliseconds
+
+    return (resources.files("selfheal.export.assets") / name).read_text("utf-8")
+
+
+def write(folder: pathlib.Path, *, runbooks: str = RUNBOOKS, force: bool = False) -> list[pathlib.Path]:
+    """
+    Write all of `FILES` into *folder*, which is made where it is missing.
+
+    Args:
+        folder: Where to.
+        runbooks: Address of the page on the alerts, for their ``runbook_url``.
+        force: Replace files that differ.
+
+    Returns:
+        The files that were written. Those that were the same already are left alone.
+
+    Raises:
+        ConfigError: If a file is there and differs: nothing is written then. Or if something cannot be written.
+
+    .. versionadded:: 26.1.0
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = {folder / name: asset(name).replace(RUNBOOKS, runbooks).encode() for name in FILES}
+        changed = {path: text for path, text in texts.items() if not path.exists() or path.read_bytes() != text}
+        if not force and (differing := [path.name for path in changed if path.exists()]):
+            msg = f"{folder} has {', '.join(differing)}, which differ from ours. Give --force to replace them."
+            raise ConfigError(msg)
+        for path, text in changed.items():
+            path.write_bytes(text)
+    except OSError as exc:
+        msg = f"{exc.filename or folder} cannot be written: {exc.strerror}."
+        raise ConfigError(msg) from exc
+    return list(changed)
