@@ -29,6 +29,8 @@ SYSTEM_NEEDS = {
     "test_full_disk.py": ("mount", "mount"),
     "test_haproxy.py": ("haproxy", "haproxy"),
     "test_mysql.py": ("mariadbd", "mariadb-server-core"),
+    "test_page.py": ("chromium", "chromium"),
+    "test_prometheus.py": ("promtool", "prometheus"),
     "test_systemd.py": ("/lib/systemd/systemd", "systemd"),
 }
 
@@ -109,7 +111,7 @@ def system(session: nox.Session) -> None:
     left_out = _missing()
     for file, package in left_out.items():
         session.warn(f"tests/system/{file} is left out: the package {package} cannot be installed here.")
-    _install(session, "tests")
+    _install(session, "tests", "browser")
     ignored = [f"--ignore=tests/system/{file}" for file in left_out]
     session.run("pytest", "tests/system", *ignored, *session.posargs, env={"SELFHEAL_NO_SKIPS": "1"})
 
@@ -167,6 +169,13 @@ def demo(session: nox.Session) -> None:
     """Five faults, with selfheal and without."""
     session.install("-e", ".[demo]")
     session.run("python", "-m", "selfheal", "demo", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def assets(session: nox.Session) -> None:
+    """Make the dashboard that ships with the package anew."""
+    _install(session, "assets")
+    session.run("python", "tests/export/dashboard.py")
 
 
 @nox.session(python=NEWEST)
