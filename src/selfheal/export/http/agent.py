@@ -65,7 +65,7 @@ class Agent(Listener):
         verdict = handler.verdict("readyz", handler.view())
         # Drained and down is down: who is bound to it by a cookie is better off elsewhere.
         status = groups.worst([line for line in verdict.lines if line.name != groups.DRAIN]).status
-        if status not in {"pass", "warn"}:
+        if not groups.is_well("readyz", status):
             return "down"
         return f"up {0 if handler.draining else _ALL if status == 'pass' else self._warn_weight}%"
 

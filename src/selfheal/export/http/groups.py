@@ -59,6 +59,13 @@ def worst(lines: Collection[Line]) -> Verdict:
     return Verdict(status, tuple(lines))
 
 
+def is_well(group: str, status: str) -> bool:
+    """
+    Whether *status* is a yes to *group*. Of whom nobody knows, it lives, but gets no work.
+    """
+    return status in {"pass", "warn"} or (group == "livez" and status == "unknown")
+
+
 def status_of(check: HealthCheck, status: CheckStatus, now: float) -> str:
     """
     The word for how *check* is. A result that is too old says nothing, even if nobody has noticed yet.

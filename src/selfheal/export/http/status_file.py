@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Final, Literal
 
 from selfheal.errors import ConfigError
+from selfheal.export.http import groups
 from selfheal.export.http.following import Following
 from selfheal.export.http.messages import Request
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 #: Seconds between two writings; ``python -m selfheal check file:`` believes a file for 15.
 EVERY: Final = 1.0
-
-#: HTTP statuses from here on say no.
-_BAD: Final = 400
 
 
 class StatusFile(Following):
@@ -57,6 +55,7 @@ class StatusFile(Following):
         super().__init__(self._write, interval)
         self.handler = handler
         self.path = os.fspath(path)
+        self._group = group
         self._request = Request(method="GET", path=f"/{group}", query={"verbose": ""}, direct=True)
 
     def start(self) -> None:
@@ -83,7 +82,8 @@ class StatusFile(Following):
 
     def _write(self) -> None:
         answer = self.handler.handle(self._request)
-        word = b"ok\n" if answer.status < _BAD else b"fail\n"
+        # Not by the HTTP status: a warning may have one that says no, for others.
+        word = b"ok\n" if groups.is_well(self._group, dict(answer.headers)["X-SelfHeal-Status"]) else b"fail\n"
         beside = f"{self.path}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
         # No fsync: after a crash of the machine nobody asks this file.
