@@ -60,6 +60,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     share = (_starved() - starved) / (time.monotonic() - began)
     if any(report.failed for report in reports) and share > 0.5:
         why = f"no processor for {share:.0%} of the time; then: {next(r for r in reports if r.failed).longreprtext}"
+        _wait_for_a_processor()
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
         reports[-1].tried_again = why
     for report in reports:
@@ -75,6 +76,15 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             if why := getattr(report, "tried_again", None):
                 terminalreporter.section(f"tried again: {report.nodeid}")
                 terminalreporter.line(why)
+
+
+def _wait_for_a_processor() -> None:
+    """At most 20 s: whoever else is busy may go on for hours."""
+    for _ in range(20):
+        starved = _starved()
+        time.sleep(1)
+        if _starved() - starved < 0.5:
+            return
 
 
 def _starved() -> float:
