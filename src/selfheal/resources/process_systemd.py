@@ -17,7 +17,7 @@ from selfheal.model.settings import seconds
 if TYPE_CHECKING:
     import datetime as dt
 
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 # sd_watchdog_enabled(3): "it is recommended that a daemon sends a keep-alive notification every half of the time".
 _SIGNS: Final = 2
@@ -50,6 +50,7 @@ class SdNotify:
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         environ = os.environ if environ is None else environ
         self._address = environ.get("NOTIFY_SOCKET", "")
+        self._alive: Callable[[], bool] | None = None
         microseconds, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
         meant = not pid or pid == str(os.getpid())
         #: Seconds within which systemd wants a sign of life; `None`: it wants none.
@@ -59,10 +60,14 @@ class SdNotify:
             else None
         )
 
-    def check(self) -> HealthCheck:
+    def check(self, *, alive: Callable[[], bool] | None = None) -> HealthCheck:
         """
         Its signs of life as a check for the healer. It is always healthy, while it runs.
+
+        Args:
+            alive: Asked on the loop before each sign, which is left out if it says no; so it must not wait.
         """
+        self._alive = alive
         interval = _IDLE_INTERVAL if self.watchdog is None else self.watchdog / _SIGNS
         # Nothing heals it, but every policy has to leave room for a proof.
         policy = HealingPolicy(interval=interval, timeout=interval, jitter=0, rise=1, verify_within=2 * interval)
@@ -97,7 +102,7 @@ class SdNotify:
 
     # On the loop, not in a thread: a busy thread pool does not mean that the engine hangs.
     async def _sign(self) -> None:
-        if self.watchdog is not None:
+        if self.watchdog is not None and (self._alive is None or self._alive()):
             self._send("WATCHDOG=1")
 
     def _send(self, message: str) -> bool:
