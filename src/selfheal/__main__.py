@@ -170,6 +170,34 @@ def _incidents_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _report(options: argparse.Namespace) -> int:
+    from selfheal.clock import SystemClock
+    from selfheal.export.http import page
+    from selfheal.records.command import moment
+    from selfheal.records.reading import JournalReader
+
+    try:
+        since = None if options.since is None else moment(options.since)
+        found = JournalReader(options.journal).incidents(since=since, check=options.check, limit=options.limit)
+        told = page.report(found, source=os.path.basename(options.journal), now=SystemClock.wall())
+        with open(options.output, "w", encoding="utf-8") as file:
+            file.write(told)
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as exc:
+        print(f"no report was written: {exc}", file=sys.stderr)
+        return 2
+    return _say(f"{options.output}: {len(found)} incidents")
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("journal", help="the file that Healer(journal=...) writes")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", default="incidents.html", help="the page (default: %(default)s)"
+    )
+    parser.add_argument("--since", metavar="WHEN", help="opened since then: 2h, 30m, 7d, or an ISO date")
+    parser.add_argument("--check", metavar="NAME", help="of this check alone")
+    parser.add_argument("--limit", type=int, default=1000, metavar="N", help="the last N (default: %(default)s)")
+
+
 def _none(_parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -200,6 +228,9 @@ _COMMANDS: Final = {
     "check": _Command("ask a running process how it is, for Docker and scripts", _check, _check_arguments),
     "incidents": _Command(
         "print what a journal holds: incidents, and held changes that are in force", _incidents, _incidents_arguments
+    ),
+    "report": _Command(
+        "write the incidents of a journal as a page that can be kept and passed on", _report, _report_arguments
     ),
 }
 

@@ -15,6 +15,7 @@ import threading
 import time
 
 from collections.abc import Callable, Iterator
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
 
@@ -29,7 +30,8 @@ from selfheal import (
     recovery_action,
     rung,
 )
-from selfheal.export.http import Listener, listen
+from selfheal.export.http import Listener, listen, mounted_wsgi, page, wsgi_app
+from selfheal.model import Entry, Fault, Incident
 from selfheal.records import tell
 
 
@@ -336,3 +338,56 @@ def test_a_server_that_goes_is_noticed_and_found_again(tab: Tab, healer: Healer)
         tab.page.get_by_text("not connected", exact=True).wait_for()
         tab.page.unroute_all()
         tab.page.get_by_text("live", exact=True).wait_for()
+
+
+def test_a_report_needs_no_server(tab: Tab, tmp_path) -> None:
+    """
+    Opened from the disk it tells each incident, asks for nothing, and axe finds nothing to object to.
+    """
+    opened = Entry(1012.0, "selfheal.incident.opened", {"kind": "stale", "time_to_detect": 2.0, "manual": False})
+    stories = [
+        Incident(
+            number=number,
+            check="db",
+            trigger=Fault("stale", message="<i>gone</i>"),
+            began=1000.0 + number,
+            opened=1002.0 + number,
+            timeline=(opened,),
+        )
+        for number in range(1, 61)
+    ]
+    file = tmp_path / "incidents.html"
+    file.write_text(page.report(stories, source="selfheal.db", now=2000.0), "utf-8")
+    tab.page.goto(f"{file.as_uri()}#incident=db-2")
+    tab.page.locator(".incident.chosen").get_by_text("fault confirmed: stale: <i>gone</i>").wait_for()
+    assert "60 incidents" == tab.page.locator("#headline").inner_text()
+    assert [] == tab.violations()
+    assert {file.as_uri()} == {url.partition("#")[0] for url in tab.asked if url[:5] != "data:"}
+
+
+@pytest.mark.parametrize("at", ["/selfheal", "/selfheal/"])
+def test_mounted_without_a_stream_it_polls(tab: Tab, healer: Healer, at: str) -> None:
+    """
+    Over WSGI, below another path, with or without a trailing slash.
+    """
+    app = mounted_wsgi(lambda environ, start: [start("404 Not Found", []) or b""], wsgi_app(healer, TOKEN))
+    with make_server("127.0.0.1", 0, app, handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            tab.page.goto(f"http://127.0.0.1:{server.server_port}{at}")
+            tab.page.get_by_label("Token", exact=True).fill(TOKEN)
+            tab.page.keyboard.press("Enter")
+            tab.page.get_by_text("every 2 s", exact=True).wait_for()
+            assert 7 == tab.page.locator(".check").count()
+            tab.page.goto("about:blank")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Quiet(WSGIRequestHandler):
+    """Says nothing of requests."""
+
+    def log_message(self, *args: object) -> None:
+        """Nobody's news."""
