@@ -20,7 +20,7 @@ import pytest
 
 from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck, Unhealthy
 from selfheal.errors import IllegalTransitionError
-from selfheal.export.http import Listener, asgi_app, listen, mounted_asgi, mounted_wsgi, wsgi_app
+from selfheal.export.http import Handler, Listener, asgi_app, listen, mounted_asgi, mounted_wsgi, wsgi_app
 from selfheal.export.http.asking import ask
 
 
@@ -179,12 +179,101 @@ def around_wsgi(service: Service) -> Generator[Ask]:
 
 
 @contextlib.contextmanager
+def aiohttp(service: Service) -> Generator[Ask]:
+    web = pytest.importorskip("aiohttp.web")
+    import asyncio
+
+    from selfheal.integrations.aiohttp import add_routes
+
+    loop, app = asyncio.new_event_loop(), web.Application()
+    add_routes(app, Handler(service.healer, TOKEN, actions=True), "/-/health")
+    runner = web.AppRunner(app)
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    async def start() -> None:
+        await runner.setup()
+        await web.SockSite(runner, listening).start()
+
+    loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield Ask(listening.getsockname()[1], "/-/health")
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(30)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+@contextlib.contextmanager
+def django_project() -> Generator[None]:
+    """One that no probe by the address of a pod would get past: it knows one host, and redirects to TLS."""
+    django = pytest.importorskip("django")
+    from django.conf import settings
+    from django.utils.functional import empty
+
+    others, settings._wrapped = settings._wrapped, empty  # another file of tests may have a project of its own
+    settings.configure(
+        ALLOWED_HOSTS=["shop.example"],
+        LOGGING_CONFIG=None,
+        MIDDLEWARE=["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"],
+        ROOT_URLCONF=__name__,
+        SECRET_KEY="secret",
+        SECURE_SSL_REDIRECT=True,
+    )
+    try:
+        django.setup()
+        yield
+    finally:
+        settings._wrapped = others
+
+
+urlpatterns: list[object] = []
+
+
+@contextlib.contextmanager
+def django_asgi(service: Service) -> Generator[Ask]:
+    with django_project():
+        from django.core.asgi import get_asgi_application
+
+        app = mounted_asgi(get_asgi_application(), asgi_app(service.healer, TOKEN, actions=True))
+        with uvicorn_serving(app) as port:
+            assert (301, 400) == (Ask(port)("/", Host="shop.example").status, Ask(port)("/").status)
+            yield Ask(port, "/selfheal")
+
+
+@contextlib.contextmanager
+def django_wsgi(service: Service) -> Generator[Ask]:
+    with django_project():
+        from django.core.wsgi import get_wsgi_application
+
+        app = mounted_wsgi(get_wsgi_application(), wsgi_app(service.healer, TOKEN, actions=True))
+        with wsgi_serving(app) as port:
+            assert (301, 400) == (Ask(port)("/", Host="shop.example").status, Ask(port)("/").status)
+            yield Ask(port, "/selfheal")
+
+
+@contextlib.contextmanager
 def own_port(service: Service) -> Generator[Ask]:
     with listen(service.healer, TOKEN, port=0, actions=True) as listener:
         yield Ask(port_of(listener))
 
 
-MOUNTS = [bare_asgi, around_asgi, starlette, fastapi, bare_wsgi, around_wsgi, flask, own_port]
+MOUNTS = [
+    bare_asgi,
+    around_asgi,
+    starlette,
+    fastapi,
+    bare_wsgi,
+    around_wsgi,
+    flask,
+    aiohttp,
+    django_asgi,
+    django_wsgi,
+    own_port,
+]
 
 
 @pytest.mark.parametrize("mount", MOUNTS)
