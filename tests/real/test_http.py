@@ -227,7 +227,10 @@ def django_project() -> Generator[None]:
         django.setup()
         yield
     finally:
-        settings._wrapped = others
+        from django.db import connections
+
+        settings._wrapped, connections._settings = others, None
+        connections.__dict__.pop("settings", None)  # which it has looked up
 
 
 urlpatterns: list[object] = []
