@@ -103,7 +103,7 @@ class Shop:
         return [
             check("orders-db", 0.022, resource="postgres", recovery=ladder, monitors=[self.orders]),
             check("sessions", 0.002, resource="redis", shared=True, recovery=drop_idle),
-            check("catalogue", 0.004, recovery=rung(reload, attempts=3, cooldown=45), budget=Budget(5, per=600)),
+            check("catalogue", 0.004, recovery=rung(reload, attempts=3, cooldown=600), budget=Budget(5, per=7200)),
             check("payments-api", 0.03, shared=True, recovery=drop_idle),
             check("log", 0.001, recovery=reload),
             check("open-files", 0.0005),
@@ -197,6 +197,7 @@ def seconds_until(tab: Tab, since: float, script: str) -> float:
     at = tab.page.evaluate(
         f"new Promise(done => {{ const look = () => {script} ? done(Date.now()) : setTimeout(look, 5); look(); }})"
     )
+    print(f"seen after {at / 1000 - since:.3f} s")
     return at / 1000 - since
 
 
