@@ -46,7 +46,7 @@ engine = Rebuildable(
 )
 
 # Seconds instead of the defaults' minutes, because somebody is watching.
-POLICY = HealingPolicy(interval=1, fast_interval=0.2, timeout=1, fall=2, rise=1, verify_within=5, probation=1)
+POLICY = HealingPolicy(interval=1, fast_interval=0.2, timeout=3, fall=2, rise=1, verify_within=5, probation=1)
 healer = Healer([HealthCheck(EngineHealth(engine), name="orders_db", policy=POLICY, recovery=engine_ladder(engine))])
 
 app = Flask(__name__)
