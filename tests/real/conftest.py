@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import pathlib
-import re
 import threading
 import time
 
@@ -15,8 +14,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-
-from _pytest.runner import runtestprotocol
 
 from selfheal import Rebuildable
 from selfheal.model import Fault, Incident, RecoveryContext
@@ -44,57 +41,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; the others stay shuffled."""
     place = {HERE / f"test_{name}.py": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """
-    Seconds are kept where there are seconds: a test that fails while the machine has no processor left for it gets
-    another try, one, and the summary names it. On a machine that is not overloaded a failure is a failure.
-    """
-    if not item.path.is_relative_to(HERE):
-        return None
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    began, starved = time.monotonic(), _starved()
-    reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    share = (_starved() - starved) / (time.monotonic() - began)
-    if any(report.failed for report in reports) and share > 0.5:
-        why = f"no processor for {share:.0%} of the time; then: {next(r for r in reports if r.failed).longreprtext}"
-        _wait_for_a_processor()
-        reports = runtestprotocol(item, nextitem=nextitem, log=False)
-        reports[-1].tried_again = why
-    for report in reports:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What needed another try, and why the first one failed."""
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            if why := getattr(report, "tried_again", None):
-                terminalreporter.section(f"tried again: {report.nodeid}")
-                terminalreporter.line(why)
-
-
-def _wait_for_a_processor() -> None:
-    """At most 20 s: whoever else is busy may go on for hours."""
-    for _ in range(20):
-        starved = _starved()
-        time.sleep(1)
-        if _starved() - starved < 0.5:
-            return
-
-
-def _starved() -> float:
-    """Seconds for which something on this machine has waited for a processor, as far as the kernel tells."""
-    try:
-        pressure = pathlib.Path("/proc/pressure/cpu").read_text()
-    except OSError:
-        return 0.0
-    found = re.search(r"^some .*total=(\d+)", pressure)
-    return int(found[1]) / 1e6 if found else 0.0
 
 
 @pytest.fixture(scope="session")
