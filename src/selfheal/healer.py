@@ -221,13 +221,14 @@ class Healer:
         """
         return MappingProxyType({name: watch.status() for name, watch in tuple(self._engine.driver.watches.items())})
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, *, max_age: float = 0.0) -> Snapshot:
         """
-        Everything about it at this moment, for whoever shows it. Safe from any thread; never waits.
+        Everything about it at this moment; or the last snapshot, if it is younger than *max_age* seconds and no status
+        or state has changed since. Safe from any thread; never waits.
         """
         from selfheal.runtime.snapshot import snapshot
 
-        return snapshot(self._engine)
+        return snapshot(self._engine, max_age)
 
     def explain(self, name: str) -> Explanation:
         """

@@ -13,7 +13,7 @@ import prometheus_client
 import pytest
 
 from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck, Unhealthy, names, recovery_action
-from selfheal.export.http import Agent, Handler, Request, Response
+from selfheal.export.http import Handler, Request, Response
 from selfheal.model import Event
 from selfheal.testing import VirtualClock
 
@@ -509,29 +509,15 @@ def test_an_answer_is_made_once_in_a_while():
     assert world.handler.handle(request) is world.handler.handle(request)
 
 
-def test_haproxy_is_told_what_readiness_says():
+def test_what_has_changed_is_in_the_next_answer():
     """
-    All of its work while it is well, a part while it warns, none while it is down, and no new one while it is drained.
+    No answer is older than the last change of a status, however short ago the one before was made.
     """
-    world = World(heals=False)
-    agent = Agent(world.handler, port=0, warn_weight=25)
-    seen = [agent.line()]
+    world = World()
+    seen = []
 
     def look() -> None:
-        world.handler.renew()
-        seen.append(agent.line())
+        seen.append(world.handler.handle(Request(method="GET", path="/readyz")).status)
 
-    def drains(drained: bool) -> Callable[[], None]:
-        return lambda: setattr(world.handler, "draining", drained)
-
-    world.run(4, look, drains(True), look, breaks(world), 1.5, look, drains(False), look, 1, look, drains(True), look)
-    assert ["down", "up 100%", "up 0%", "up 0%", "up 25%", "down", "down"] == seen
-
-
-@pytest.mark.parametrize("weight", [0, 101, -1])
-def test_a_weight_that_is_no_warning_is_refused(weight):
-    """
-    A warning gets some work, and not more than all.
-    """
-    with pytest.raises(ConfigError, match="1 to 100 percent"):
-        Agent(World().handler, warn_weight=weight)
+    world.run(look, 0.001, look)
+    assert [503, 200] == seen

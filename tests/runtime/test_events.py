@@ -162,6 +162,7 @@ def events(request: pytest.FixtureRequest) -> list[Event]:
     async def main() -> None:
         await healer.astart()
         await clock.sleep(150)
+        healer.audit("pause", "diverted")
         healer.pause("a look", ttl=20)
         await clock.sleep(10)
         healer.resume()

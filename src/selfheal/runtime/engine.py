@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from selfheal.checks import HealthCheck
     from selfheal.clock import Clock
     from selfheal.model import Journal
+    from selfheal.runtime.snapshot import Snapshot
 
 R = TypeVar("R")
 
@@ -80,6 +81,8 @@ class Engine:
         self._host: Host | None = None
         self._ident: int | None = None
         self._spent = False
+        #: The last snapshot, and the driver and its changes that it has seen.
+        self.seen: tuple[tuple[Driver, int], Snapshot] | None = None
         #: When the loop was asked whether it turns, and has not answered yet.
         self._asked: float | None = None
         self.running = False

@@ -40,11 +40,16 @@ class Reporter:
         self.incidents = IncidentRing()
         #: Exceptions where there must be none.
         self.failures = 0
+        #: Changes of a status or a state, and what was announced: whoever has seen so many knows all but the latest results.
+        self.changes = 0
 
     def completed(self, watch: Watch, result: CheckResult, started: float, now: float) -> None:
         """
         A check has given a result. Not even looked at unless somebody listens.
         """
+        if result.status is not watch.told:
+            watch.told = result.status
+            self.changes += 1
         self._tell_mistakes(watch, result)
         if not self._dispatcher.wants(names.CHECK_COMPLETED):
             return
@@ -98,6 +103,7 @@ class Reporter:
                 self._closed(watch, entry)
             elif entry.event == names.STATE_CHANGED:
                 watch.since = entry.at
+                self.changes += 1
                 self._restored(watch, entry)
             self.send(watch, entry, error if entry.event == names.ACTION_FINISHED else None)
             if entry.event == names.INCIDENT_CLOSED:
@@ -160,4 +166,5 @@ class Reporter:
         """
         Send an event that concerns no check that is watched. Safe from any thread.
         """
+        self.changes += 1
         self._dispatcher.put(Event(name=event, at=self._clock.now(), check=check, resource=resource, fields=fields))

@@ -13,6 +13,7 @@ from selfheal.runtime.pauses import pause_of
 
 
 if TYPE_CHECKING:
+    from selfheal.runtime.driver import Driver
     from selfheal.runtime.engine import Engine
     from selfheal.runtime.watch import CheckStatus, Pause
 
@@ -43,11 +44,24 @@ class Snapshot:
     checks: Mapping[str, CheckStatus]
 
 
-def snapshot(engine: Engine) -> Snapshot:
+def snapshot(engine: Engine, max_age: float) -> Snapshot:
     """
     Look at everything, from any thread, without waiting for the loop.
+
+    Args:
+        engine: Of the healer.
+        max_age: The last snapshot will do if it is no older than that, in seconds, and nothing has changed since.
     """
     driver, now = engine.driver, engine.clock.now()
+    seen, known = (driver, driver.reporter.changes), engine.seen
+    if known is not None and known[0] == seen and now - known[1].at < max_age:
+        return known[1]
+    made = _look(engine, driver, now)
+    engine.seen = seen, made
+    return made
+
+
+def _look(engine: Engine, driver: Driver, now: float) -> Snapshot:
     resources = tuple(driver.resources.items())
     return Snapshot(
         at=now,

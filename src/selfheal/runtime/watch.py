@@ -118,6 +118,7 @@ class Watch(Timed):
         "run",
         "rung",
         "since",
+        "told",
         "unanswered",
         "waiters",
         "waits",
@@ -161,6 +162,8 @@ class Watch(Timed):
         self.waits: Trace | None = None
         #: It has been HEALTHY or DEGRADED once.
         self.was_good = False
+        #: The status that was told last.
+        self.told: HealthStatus | None = None
         #: When its state changed last.
         self.since = 0.0
         #: It was removed: nothing is begun for it any more.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from selfheal.clock import SystemClock
 from selfheal.errors import ConfigError, UnknownCheckError
 from selfheal.export.http import bodies, events, groups, metrics, page
 from selfheal.export.http.messages import NOT_FOUND, UNAUTHORIZED, Request, Response, as_json, refused
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from selfheal.healer import Healer
     from selfheal.runtime.snapshot import Snapshot
 
-#: Seconds for which a snapshot and the answers made from it are good enough.
+#: Seconds for which a snapshot and the answers made from it are good enough, while no status or state changes.
 KEEP: Final = 0.1
 
 #: Incidents in one answer, unless fewer are asked for.
@@ -48,10 +47,9 @@ class View:
     A snapshot, the checks it is of, and the answers that were made from it.
     """
 
-    def __init__(self, snapshot: Snapshot, checks: tuple[HealthCheck, ...], until: float) -> None:
+    def __init__(self, snapshot: Snapshot, checks: tuple[HealthCheck, ...]) -> None:
         self.snapshot = snapshot
         self.checks = checks
-        self.until = until
         self.answers: dict[tuple[str, bool], Response] = {}
 
 
@@ -60,7 +58,8 @@ class Handler:
     """
     Answers requests about one healer.
 
-    No probe is run for a request and no lock is held. An answer is made from a snapshot that is at most 0.1 s old.
+    No probe is run for a request and no lock is held. An answer is made from a snapshot that is at most 0.1 s
+    old, and of which no status or state has changed since.
 
     Args:
         healer: The healer.
@@ -166,9 +165,10 @@ class Handler:
         """
         The present snapshot.
         """
-        view, now = self._view, SystemClock.now()
-        if view is None or now >= view.until:
-            view = self._view = View(self.healer.snapshot(), self.healer.checks, now + KEEP)
+        view = self._view
+        snapshot = self.healer.snapshot(max_age=0.0 if view is None else KEEP)
+        if view is None or view.snapshot is not snapshot:
+            view = self._view = View(snapshot, self.healer.checks)
         return view
 
     def renew(self) -> None:
