@@ -57,8 +57,8 @@ def demo(monkeypatch):
     module.calls = []
     module.ending = 0
 
-    def run(*, json, quick):
-        module.calls.append((json, quick))
+    def run(*, json, quick, port):
+        module.calls.append((json, quick, port))
         if isinstance(module.ending, Exception):
             raise module.ending
         return module.ending
@@ -70,7 +70,13 @@ def demo(monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "called"),
-    [(["demo"], (False, False)), (["demo", "--json"], (True, False)), (["demo", "--quick"], (False, True))],
+    [
+        (["demo"], (False, False, None)),
+        (["demo", "--json"], (True, False, None)),
+        (["demo", "--quick"], (False, True, None)),
+        (["demo", "--listen"], (False, False, 9464)),
+        (["demo", "--listen", "9000"], (False, False, 9000)),
+    ],
 )
 @pytest.mark.parametrize("ending", [0, 1])
 def test_demo_ends_with_the_status_of_the_demonstration(demo, arguments, called, ending):

@@ -33,12 +33,24 @@ class _Parser(argparse.ArgumentParser):
 def _demo(options: argparse.Namespace) -> int:
     from selfheal.demo import main as demo
 
-    return demo(json=options.json, quick=options.quick)
+    try:
+        return demo(json=options.json, quick=options.quick, port=options.listen)
+    except ConfigError as exc:
+        print(exc, file=sys.stderr)
+        return 2
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of the live view")
     parser.add_argument("--quick", action="store_true", help="with a shorter outage: less than a minute")
+    parser.add_argument(
+        "--listen",
+        metavar="PORT",
+        nargs="?",
+        type=int,
+        const=9464,
+        help="let it be watched at http://127.0.0.1:PORT meanwhile, page and metrics (default: 9464)",
+    )
 
 
 def _diagram(_options: argparse.Namespace) -> int:

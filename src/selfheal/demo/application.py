@@ -18,6 +18,7 @@ from psycopg_pool import ConnectionPool
 
 from selfheal import Healer, HealingPolicy, HealthCheck, Rebuildable
 from selfheal.demo.meter import Meter
+from selfheal.export.http import listen
 from selfheal.integrations.psycopg import PoolHealth, pool_ladder
 from selfheal.model import Event, HealingState, Incident
 from selfheal.resources.log_files import LogOverflow, log_ladder
@@ -95,10 +96,17 @@ class Application:
         address: Tells where the database is, whenever a connection is made.
         folder: For its log. It must exist.
         listener: If given, selfheal heals the application, and tells this about it.
+        port: If given as well, its metrics and its page are to be had there, from this machine.
     """
 
     def __init__(
-        self, name: str, address: Callable[[], str], folder: Path, *, listener: Callable[[Event], object] | None = None
+        self,
+        name: str,
+        address: Callable[[], str],
+        folder: Path,
+        *,
+        listener: Callable[[Event], object] | None = None,
+        port: int | None = None,
     ) -> None:
         self.name = name
         self.meter = Meter(WORKERS)
@@ -118,22 +126,26 @@ class Application:
             pool.close(timeout=1)
 
         self._pool = Rebuildable(connect, close=close, name="orders_db", grace=2, close_deadline=2)
-        self._healer = None if listener is None else self._make_healer(listener)
+        self._healer = None if listener is None else self._make_healer(listener, metrics=port is not None)
+        self._http = None if self._healer is None or port is None else listen(self._healer, port=port)
         self._stopping = threading.Event()
         self._workers = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(WORKERS)]
 
-    def _make_healer(self, listener: Callable[[Event], object]) -> Healer:
+    def _make_healer(self, listener: Callable[[Event], object], *, metrics: bool) -> Healer:
         # This is all there is to selfheal in this application.
         database = HealthCheck(
             PoolHealth(self._pool), name="orders_db", policy=POLICY, recovery=pool_ladder(self._pool)
         )
         overflow = LogOverflow(self._handler, max_bytes=LOG_BUDGET // 2)
         ladder = log_ladder(self._handler, max_total_bytes=LOG_BUDGET // 4, cooldown=1)
-        healer = Healer([database, HealthCheck(overflow, name="app_log", policy=POLICY, recovery=ladder)])
+        app_log = HealthCheck(overflow, name="app_log", policy=POLICY, recovery=ladder)
+        healer = Healer([database, app_log], registry=metrics or None)
         healer.on_event(listener)
         return healer
 
     def __enter__(self) -> Self:
+        if self._http is not None:
+            self._http.start()  # first: its port may be taken
         self._pool.ensure().wait(timeout=10)
         if self._healer is not None:
             self._healer.start()
@@ -143,6 +155,8 @@ class Application:
 
     def __exit__(self, *_exc: object) -> None:
         self._stopping.set()
+        if self._http is not None:
+            self._http.stop()
         if self._healer is not None:
             self._healer.stop()
         self._pool.close()

@@ -60,9 +60,11 @@ class Stage:
 
     Args:
         screen: Where to.
+        port: Where the application that is healed can be watched, from this machine.
     """
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: Screen, *, port: int | None = None) -> None:
+        self._port = port
         self.acts: list[Act] = []
         self.results: list[Result] = []
         self.incidents: tuple[Incident, ...] = ()
@@ -76,9 +78,10 @@ class Stage:
 
         Raises:
             MissingExtraError: If PostgreSQL's wheel is not installed.
+            ConfigError: If the port is taken.
         """
         self._screen.note("Starting a PostgreSQL primary, a read-only standby, and an application twice ...")
-        with World(self._events.put, lambda what: self._screen.say("world", what)) as world:
+        with World(self._events.put, lambda what: self._screen.say("world", what), port=self._port) as world:
             self._watch_for(1.0, world)
             for number, fault in enumerate(faults, 1):
                 self._screen.chapter(number, len(faults), fault.title, fault.text)

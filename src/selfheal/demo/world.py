@@ -43,10 +43,14 @@ class World:
     Args:
         listener: Is told what selfheal does.
         say: Is told what happens besides.
+        port: Where the application that is healed can be watched, from this machine.
     """
 
-    def __init__(self, listener: Callable[[Event], object], say: Callable[[str], object]) -> None:
+    def __init__(
+        self, listener: Callable[[Event], object], say: Callable[[str], object], *, port: int | None = None
+    ) -> None:
         self.say = say
+        self._port = port
         #: Seconds from the end of the primary until it accepted connections again.
         self.outage = 0.0
         self._listener = listener
@@ -62,7 +66,9 @@ class World:
             # It looks for its primary every 5 s by default: too long for what comes right after an outage.
             quick = {"wal_retrieve_retry_interval": "200ms"}
             self.standby = undo.enter_context(Postgres.standby_of(self.primary, settings=quick))
-            self.healed = undo.enter_context(self._application(WITH, folder / "with", listener=self._listener))
+            self.healed = undo.enter_context(
+                self._application(WITH, folder / "with", listener=self._listener, port=self._port)
+            )
             self.twin = undo.enter_context(self._application(WITHOUT, folder / "without"))
             self._undo = undo.pop_all()
         return self
@@ -73,10 +79,10 @@ class World:
         self._undo.close()
 
     def _application(
-        self, name: str, folder: Path, *, listener: Callable[[Event], object] | None = None
+        self, name: str, folder: Path, *, listener: Callable[[Event], object] | None = None, port: int | None = None
     ) -> Application:
         folder.mkdir()
-        return Application(name, self.address, folder, listener=listener)
+        return Application(name, self.address, folder, listener=listener, port=port)
 
     @property
     def applications(self) -> tuple[Application, Application]:
