@@ -49,7 +49,7 @@ def follow(healer: Healer, systemd: SdNotify) -> Callable[[], None]:
 
     def tell(event: Event) -> None:
         nonlocal told
-        if event.check != check.name and told != (text := sentence(healer.status(), check.name)):
+        if event.check != check.name and told != (text := _sentence(healer.status(), check.name)):
             systemd.status(text)
             told = text
 
@@ -64,7 +64,7 @@ def follow(healer: Healer, systemd: SdNotify) -> Callable[[], None]:
     return end
 
 
-def sentence(checks: Mapping[str, CheckStatus], but: str = "") -> str:
+def _sentence(checks: Mapping[str, CheckStatus], but: str = "") -> str:
     """
     How all *checks* stand, in one line; *but* one.
     """
