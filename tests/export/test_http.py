@@ -370,6 +370,8 @@ def test_metrics_are_the_registrys():
     world.run(1, lambda: seen.append(world.ask("/metrics", headers={"accept": "application/openmetrics-text"})))
     assert b'selfheal_probe_up{check="db"} 1.0' in seen[0].body
     assert "openmetrics" in seen[0].content_type
+    plain = world.handler.handle(Request(method="GET", path="/metrics"))
+    assert "text/plain" in plain.content_type
     world.healer.registry = None
     assert 404 == world.ask("/metrics").status
 

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
-from selfheal.export.http import events
+from selfheal.export.http import events, metrics
 from selfheal.export.http.messages import BODY_LIMIT, Request, Response, path_below, query_of, refused
 from selfheal.resources.loops import running
 
@@ -58,7 +58,7 @@ class AsgiApp:
             # It may wait for the healer's loop, and this may be that loop.
             answer = body if isinstance(body, Response) else await _in_thread(self.handler, request, body)
             await _send(send, answer)
-        elif request.path == "/metrics":  # it takes milliseconds, and reads files where there are several processes
+        elif request.path == metrics.PATH:  # it takes milliseconds, and reads files where there are several processes
             await _send(send, await _in_thread(self.handler, request, b""), head=head)
         else:
             await _send(send, self.handler.handle(request), head=head)

@@ -94,7 +94,7 @@ class Handler:
             "/health": self._health,
             "/history": self._history,
             "/incidents": self._incidents,
-            "/metrics": self._metrics,
+            metrics.PATH: self._metrics,
             page.PATH: self._page,
             "/state": self._state,
         }
@@ -119,7 +119,7 @@ class Handler:
             return _not_allowed("GET, HEAD")
         allowed = self.sees_details(request)
         view = self.view()
-        if request.query:
+        if request.query or path == metrics.PATH:  # which is told how to answer by a header
             return answer(view, request, allowed)
         key = (path, allowed)
         known = view.answers.get(key)

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import os
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from selfheal.export.http.messages import NOT_FOUND, Response
 
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+
+PATH: Final = "/metrics"
 
 
 def scrape(registry: object, accept: str) -> Response:
