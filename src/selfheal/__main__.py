@@ -122,7 +122,9 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", metavar="URL|unix:PATH", help="such as http://127.0.0.1:9464/readyz; default: /livez")
+    parser.add_argument(
+        "target", metavar="URL|unix:PATH|file:PATH", help="such as http://127.0.0.1:9464/readyz; default: /livez"
+    )
     parser.add_argument("--timeout", type=_seconds, default=3.0, help="seconds (default: %(default)s)")
 
 
