@@ -309,6 +309,18 @@ def test_incidents_tell_their_story():
     assert [] == json.loads(world.ask("/incidents?check=cache", token=TOKEN).body)["incidents"]
 
 
+def test_a_timeline_has_its_times_in_seconds_since_the_first_bad_result():
+    """
+    Also that until which a gate is closed: monotonic seconds mean nothing to anybody else.
+    """
+    world = World(heals=False)
+    world.run(4, lambda: world.healer.pause("night", ttl=20), breaks(world), 5)
+    (incident,) = json.loads(world.ask("/incidents", token=TOKEN).body)["incidents"]
+    (blocked,) = (entry for entry in incident["timeline"] if entry["event"] == "action.blocked")
+    # Paused at 4 until 24, bad since 5.
+    assert (1.0, 19.0) == (blocked["at"], blocked["until"])
+
+
 def test_history_has_the_last_results():
     """
     Of one check or of all, oldest first, as many as are asked for.
