@@ -587,7 +587,7 @@ def test_the_command_line_asks_for_docker(service: Service, tmp_path) -> None:
     0 and the answer, or 1: over TCP and a UNIX socket, through no proxy.
     """
     with listen(service.healer, port=0) as tcp, listen(service.healer, path=str(tmp_path / "s")) as unix:
-        assert (0, "ok\n") == checked(tcp.address)
+        assert (0, "ok\n") == checked(tcp.address, "--timeout", "30")
         assert (0, "ok\n") == checked(f"{unix.address}:/readyz", "--timeout", "30")
         code, said = checked(f"{tcp.address}/nothing?x=1")
         assert (1, True) == (code, "nothing here" in said)
