@@ -178,7 +178,7 @@ def test_verbose_names_every_check_and_why():
     world = World(heals=False)
     seen = []
     world.run(4, breaks(world), 3, lambda: seen.append(world.ask("/readyz?verbose", token=TOKEN)))
-    assert "[+]healer ok\n[-]db failed: stale\n[+]cache ok\nreadyz check failed\n" == seen[0].body.decode()
+    assert "[+]selfheal.healer ok\n[-]db failed: stale\n[+]cache ok\nreadyz check failed\n" == seen[0].body.decode()
 
 
 def test_a_check_can_be_asked_for_and_left_out():

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from selfheal.runtime.snapshot import Snapshot
     from selfheal.runtime.watch import CheckStatus
 
-#: The name under which the healer itself stands among the checks.
-SELF: Final = "healer"
+#: The name under which the healer itself stands among the checks. None of theirs has a dot.
+SELF: Final = "selfheal.healer"
 
 #: The line that says that no more work is wanted.
-DRAIN: Final = "drain"
+DRAIN: Final = "selfheal.drain"
+
+#: And that under which is told that not every check has been good once.
+STARTUP: Final = "selfheal.startup"
 
 # A person begins to notice after a second; kubelet gives up on a container after half a minute of its own trying.
 SLOW_LOOP: Final = 1.0

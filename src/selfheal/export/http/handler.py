@@ -197,7 +197,9 @@ class Handler:
         )
         if self._started or ready.status == "fail":
             return ready
-        return groups.worst((*ready.lines, groups.Line("startup", "unknown", "not every check has been good once")))
+        return groups.worst(
+            (*ready.lines, groups.Line(groups.STARTUP, "unknown", "not every check has been good once"))
+        )
 
     def _group(self, view: View, request: Request, allowed: bool) -> Response:
         group, _, name = request.path[1:].partition("/")
