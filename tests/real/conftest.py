@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from selfheal import Rebuildable
+from selfheal import Healer, HealingPolicy, HealthCheck, Rebuildable, Unhealthy
 from selfheal.model import Fault, Incident, RecoveryContext
 from selfheal.testing.servers import Postgres
 
@@ -198,3 +198,28 @@ def context() -> RecoveryContext:
         stopped=lambda: None,
         note=lambda _message, _fields: None,
     )
+
+
+class Service:
+    """
+    A healer in a thread whose one check is down when told to be.
+    """
+
+    def __init__(self) -> None:
+        self.down = False
+        policy = HealingPolicy(interval=0.2, fast_interval=0.1, timeout=2, fall=2, rise=2)
+        self.healer = Healer([HealthCheck(self.probe, name="db", policy=policy)], phase=0, registry=True)
+
+    def probe(self) -> None:
+        """What is down says so in words that must not leave the process."""
+        if self.down:
+            raise Unhealthy("stale", "postgresql://shop:hunter2@db")
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    """It runs, and is well."""
+    service = Service()
+    with service.healer:
+        service.healer.wait_healthy("db", timeout=30)
+        yield service

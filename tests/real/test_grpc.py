@@ -8,13 +8,12 @@ import contextlib
 import queue
 import threading
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from selfheal import Healer, HealingPolicy, HealthCheck, Unhealthy
 from selfheal.export.http import Handler
 from selfheal.integrations.grpc import GrpcHealth
 
@@ -22,29 +21,9 @@ from selfheal.integrations.grpc import GrpcHealth
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("grpc_health.v1.health")
 
-POLICY = HealingPolicy(interval=0.2, fast_interval=0.1, timeout=2, fall=2, rise=2)
-
-
-class Service:
-    def __init__(self) -> None:
-        self.down = False
-        self.healer = Healer([HealthCheck(self.probe, name="db", policy=POLICY)], phase=0)
-
-    def probe(self) -> None:
-        if self.down:
-            raise Unhealthy("stale")
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    service = Service()
-    with service.healer:
-        service.healer.wait_healthy("db", timeout=30)
-        yield service
-
 
 @contextlib.contextmanager
-def serving(service: Service, **options: Any) -> Generator[tuple[GrpcHealth, Any]]:
+def serving(service: Any, **options: Any) -> Generator[tuple[GrpcHealth, Any]]:
     """The health service, not started yet, and a client."""
     from grpc_health.v1 import health_pb2_grpc
 
@@ -72,7 +51,7 @@ def wish(service: str) -> Any:
     return HealthCheckRequest(service=service)
 
 
-def test_each_group_and_check_is_a_service(service: Service) -> None:
+def test_each_group_and_check_is_a_service(service: Any) -> None:
     """
     Nothing serves before it is started, all does while it is well, and nothing after it was stopped.
     """
@@ -91,7 +70,7 @@ def test_each_group_and_check_is_a_service(service: Service) -> None:
         assert ["NOT_SERVING"] * 4 == asked(*names)
 
 
-def test_checks_are_shown_to_nobody_unless_wanted(service: Service) -> None:
+def test_checks_are_shown_to_nobody_unless_wanted(service: Any) -> None:
     """
     Without checks=True their names are unknown.
     """
@@ -100,7 +79,7 @@ def test_checks_are_shown_to_nobody_unless_wanted(service: Service) -> None:
     assert grpc.StatusCode.NOT_FOUND == error.value.code()
 
 
-def test_a_client_watches_it_go_and_come_back(service: Service) -> None:
+def test_a_client_watches_it_go_and_come_back(service: Any) -> None:
     """
     Each change is told once, as it happens; what is removed is not known any more.
     """

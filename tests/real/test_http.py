@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
+from typing import Any
 
 import pytest
 
-from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck, Unhealthy
+from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck
 from selfheal.errors import IllegalTransitionError
 from selfheal.export.http import Handler, Listener, asgi_app, listen, mounted_asgi, mounted_wsgi, wsgi_app
 from selfheal.export.http.asking import ask
@@ -26,26 +27,6 @@ from selfheal.export.http.asking import ask
 
 TOKEN = "correct horse battery staple"
 POLICY = HealingPolicy(interval=0.2, fast_interval=0.1, timeout=1, fall=2, rise=2)
-
-
-class Service:
-    """A healer in a thread whose one check is down when told to be."""
-
-    def __init__(self) -> None:
-        self.down = False
-        self.healer = Healer([HealthCheck(self.probe, name="db", policy=POLICY)], phase=0, registry=True)
-
-    def probe(self) -> None:
-        if self.down:
-            raise Unhealthy("stale", "postgresql://shop:hunter2@db")
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    service = Service()
-    with service.healer:
-        service.healer.wait_healthy("db", timeout=30)
-        yield service
 
 
 class Answer:
@@ -120,13 +101,13 @@ def hello_wsgi(environ, start_response):
 
 
 @contextlib.contextmanager
-def bare_asgi(service: Service) -> Generator[Ask]:
+def bare_asgi(service: Any) -> Generator[Ask]:
     with uvicorn_serving(asgi_app(service.healer, TOKEN, actions=True)) as port:
         yield Ask(port)
 
 
 @contextlib.contextmanager
-def around_asgi(service: Service) -> Generator[Ask]:
+def around_asgi(service: Any) -> Generator[Ask]:
     app = mounted_asgi(hello_asgi, asgi_app(service.healer, TOKEN, actions=True))
     with uvicorn_serving(app) as port:
         assert b"hello" == Ask(port)("/").body
@@ -135,7 +116,7 @@ def around_asgi(service: Service) -> Generator[Ask]:
 
 
 @contextlib.contextmanager
-def starlette(service: Service) -> Generator[Ask]:
+def starlette(service: Any) -> Generator[Ask]:
     applications = pytest.importorskip("starlette.applications")
     from starlette.routing import Mount
 
@@ -145,7 +126,7 @@ def starlette(service: Service) -> Generator[Ask]:
 
 
 @contextlib.contextmanager
-def fastapi(service: Service) -> Generator[Ask]:
+def fastapi(service: Any) -> Generator[Ask]:
     module = pytest.importorskip("fastapi")
     app = module.FastAPI()
     app.mount("/deep/health", asgi_app(service.healer, TOKEN, actions=True))
@@ -154,13 +135,13 @@ def fastapi(service: Service) -> Generator[Ask]:
 
 
 @contextlib.contextmanager
-def bare_wsgi(service: Service) -> Generator[Ask]:
+def bare_wsgi(service: Any) -> Generator[Ask]:
     with wsgi_serving(wsgi_app(service.healer, TOKEN, actions=True)) as port:
         yield Ask(port)
 
 
 @contextlib.contextmanager
-def flask(service: Service) -> Generator[Ask]:
+def flask(service: Any) -> Generator[Ask]:
     module = pytest.importorskip("flask")
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
@@ -171,7 +152,7 @@ def flask(service: Service) -> Generator[Ask]:
 
 
 @contextlib.contextmanager
-def around_wsgi(service: Service) -> Generator[Ask]:
+def around_wsgi(service: Any) -> Generator[Ask]:
     app = mounted_wsgi(hello_wsgi, wsgi_app(service.healer, TOKEN, actions=True), at="/-")
     with wsgi_serving(app) as port:
         assert b"hello" == Ask(port)("/").body
@@ -179,7 +160,7 @@ def around_wsgi(service: Service) -> Generator[Ask]:
 
 
 @contextlib.contextmanager
-def aiohttp(service: Service) -> Generator[Ask]:
+def aiohttp(service: Any) -> Generator[Ask]:
     web = pytest.importorskip("aiohttp.web")
     import asyncio
 
@@ -237,7 +218,7 @@ urlpatterns: list[object] = []
 
 
 @contextlib.contextmanager
-def django_asgi(service: Service) -> Generator[Ask]:
+def django_asgi(service: Any) -> Generator[Ask]:
     with django_project():
         from django.core.asgi import get_asgi_application
 
@@ -248,7 +229,7 @@ def django_asgi(service: Service) -> Generator[Ask]:
 
 
 @contextlib.contextmanager
-def django_wsgi(service: Service) -> Generator[Ask]:
+def django_wsgi(service: Any) -> Generator[Ask]:
     with django_project():
         from django.core.wsgi import get_wsgi_application
 
@@ -259,7 +240,7 @@ def django_wsgi(service: Service) -> Generator[Ask]:
 
 
 @contextlib.contextmanager
-def own_port(service: Service) -> Generator[Ask]:
+def own_port(service: Any) -> Generator[Ask]:
     with listen(service.healer, TOKEN, port=0, actions=True) as listener:
         yield Ask(port_of(listener))
 
@@ -280,7 +261,7 @@ MOUNTS = [
 
 
 @pytest.mark.parametrize("mount", MOUNTS)
-def test_the_same_answers_wherever_it_is_mounted(service: Service, mount) -> None:
+def test_the_same_answers_wherever_it_is_mounted(service: Any, mount) -> None:
     """
     Paths, codes, bodies, methods, details, writing and a fault, through every server and framework.
     """
@@ -339,7 +320,7 @@ def first_message(ask_port: int, path: str, *, until: Callable[[dict], bool]) ->
 
 
 @pytest.mark.parametrize("mount", [bare_asgi, own_port])
-def test_changes_are_streamed_as_they_happen(service: Service, mount) -> None:
+def test_changes_are_streamed_as_they_happen(service: Any, mount) -> None:
     """
     Whoever stays learns of a fault without asking, and costs nothing once it has gone.
     """
@@ -352,7 +333,7 @@ def test_changes_are_streamed_as_they_happen(service: Service, mount) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_asyncio_and_trio_are_served(service: Service, backend: str) -> None:
+def test_asyncio_and_trio_are_served(service: Any, backend: str) -> None:
     """
     An action, metrics and a stream that ends with its client, on either loop.
     """
@@ -430,7 +411,7 @@ def test_the_listener_answers_while_the_loop_is_blocked() -> None:
     assert max(took for took, *_ in answers) < 2
 
 
-def test_details_are_not_for_proxies_and_foreign_names(service: Service) -> None:
+def test_details_are_not_for_proxies_and_foreign_names(service: Any) -> None:
     """
     What a proxy has passed on, and a page that has made its name lead here, need the token.
     """
@@ -443,7 +424,7 @@ def test_details_are_not_for_proxies_and_foreign_names(service: Service) -> None
         assert 404 == asks("/state", Host="rebound.example.com").status
 
 
-def test_a_listener_says_what_is_in_its_way(service: Service, tmp_path) -> None:
+def test_a_listener_says_what_is_in_its_way(service: Any, tmp_path) -> None:
     """
     A port that is taken, a path that is no socket, and a second start.
     """
@@ -459,7 +440,7 @@ def test_a_listener_says_what_is_in_its_way(service: Service, tmp_path) -> None:
     assert "precious" == (tmp_path / "file").read_text()
 
 
-def test_a_unix_socket_is_for_this_user_alone(service: Service, tmp_path) -> None:
+def test_a_unix_socket_is_for_this_user_alone(service: Any, tmp_path) -> None:
     """
     Its mode is 0600, a stale one is replaced, one that somebody serves is not, and it goes with the listener.
     """
@@ -519,7 +500,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("request_", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_requests_change_nothing(service: Service, request_: bytes) -> None:
+def test_hostile_requests_change_nothing(service: Any, request_: bytes) -> None:
     """
     Path tricks, floods of headers, bodies of every wrong length: a 4xx, and the next request is served.
     """
@@ -532,7 +513,7 @@ def test_hostile_requests_change_nothing(service: Service, request_: bytes) -> N
     assert (False, False) == (service.healer.paused, listener.handler.draining)
 
 
-def test_silent_and_many_clients_do_not_keep_others_out(service: Service) -> None:
+def test_silent_and_many_clients_do_not_keep_others_out(service: Any) -> None:
     """
     Connections that say nothing are closed, more than the bound at once, and a stopped listener leaves no thread.
     """
@@ -563,7 +544,7 @@ def test_silent_and_many_clients_do_not_keep_others_out(service: Service) -> Non
     assert before == threading.active_count()
 
 
-def test_the_listener_is_a_class_of_its_own(service: Service) -> None:
+def test_the_listener_is_a_class_of_its_own(service: Any) -> None:
     """
     One handler may be served in several places, and they drain together.
     """
@@ -582,7 +563,7 @@ def checked(*arguments: str) -> tuple[int, str]:
     return run.returncode, run.stdout + run.stderr
 
 
-def test_the_command_line_asks_for_docker(service: Service, tmp_path) -> None:
+def test_the_command_line_asks_for_docker(service: Any, tmp_path) -> None:
     """
     0 and the answer, or 1: over TCP and a UNIX socket, through no proxy.
     """

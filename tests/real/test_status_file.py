@@ -11,35 +11,15 @@ import subprocess
 import sys
 import time
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck, Unhealthy
+from selfheal import ConfigError
 from selfheal.errors import IllegalTransitionError
 from selfheal.export.http import Handler, StatusFile
 from selfheal.export.http.asking import Said, ask
-
-
-POLICY = HealingPolicy(interval=0.2, fast_interval=0.1, timeout=1, fall=2, rise=2)
-
-
-class Service:
-    def __init__(self) -> None:
-        self.down = False
-        self.healer = Healer([HealthCheck(self.probe, name="db", policy=POLICY)], phase=0)
-
-    def probe(self) -> None:
-        if self.down:
-            raise Unhealthy("stale", "postgresql://shop:hunter2@db")
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    service = Service()
-    with service.healer:
-        service.healer.wait_healthy("db", timeout=30)
-        yield service
 
 
 def becomes(target: str, claim: Callable[[Said], bool]) -> Said:
@@ -50,26 +30,26 @@ def becomes(target: str, claim: Callable[[Said], bool]) -> Said:
     return said
 
 
-def test_the_file_says_what_the_endpoint_says(service: Service, tmp_path: pathlib.Path) -> None:
+def test_the_file_says_what_the_endpoint_says(service: Any, tmp_path: pathlib.Path) -> None:
     """
     It follows a fault and its end, only its user can read it, nothing lies beside it, and it goes with its process.
     """
     path = tmp_path / "ready"
     handler = Handler(service.healer, warn_status=429)  # which is for others
     with StatusFile(handler, path, group="readyz", interval=0.1):
-        assert Said(well=True, text="[+]healer ok\n[+]db ok\nreadyz check passed") == ask(f"file:{path}")
+        assert Said(well=True, text="[+]selfheal.healer ok\n[+]db ok\nreadyz check passed") == ask(f"file:{path}")
         assert [path] == list(tmp_path.iterdir())
         assert 0o600 == path.stat().st_mode & 0o777
         service.down = True
         said = becomes(f"file:{path}", lambda said: not said.well)
-        assert Said(well=False, text="[+]healer ok\n[-]db failed: stale\nreadyz check failed") == said
+        assert Said(well=False, text="[+]selfheal.healer ok\n[-]db failed: stale\nreadyz check failed") == said
         service.down = False
         assert becomes(f"file:{path}", lambda said: said.well).well
     assert [] == list(tmp_path.iterdir())
     assert Said(well=False, text=f"{path} cannot be read: No such file or directory") == ask(f"file:{path}")
 
 
-def test_a_file_that_cannot_be_written_is_named_at_once(service: Service, tmp_path: pathlib.Path) -> None:
+def test_a_file_that_cannot_be_written_is_named_at_once(service: Any, tmp_path: pathlib.Path) -> None:
     """
     A folder that is missing, an interval that is none, and a second start.
     """
@@ -84,7 +64,7 @@ def test_a_file_that_cannot_be_written_is_named_at_once(service: Service, tmp_pa
         file.start()
 
 
-def test_one_that_cannot_be_written_for_a_while_is_written_again(service: Service, tmp_path: pathlib.Path) -> None:
+def test_one_that_cannot_be_written_for_a_while_is_written_again(service: Any, tmp_path: pathlib.Path) -> None:
     """
     What is in its way, as a folder of its name, is met again and again until it is gone.
     """
