@@ -37,7 +37,7 @@ def test_the_command_asks_a_process_of_the_project(tmp_path: pathlib.Path) -> No
     with Healer([HealthCheck(lambda: None, name="db")]) as healer:
         healer.wait_healthy("db", timeout=30)
         with StatusFile(Handler(healer), path, group="readyz"):
-            assert (0, "[+]healer ok\n[+]db ok\nreadyz check passed\n", "") == managed(tmp_path)
+            assert (0, "[+]selfheal.healer ok\n[+]db ok\nreadyz check passed\n", "") == managed(tmp_path)
     assert (1, "", f"CommandError: {path} cannot be read: No such file or directory") == managed(tmp_path)
     status, said, why = managed(tmp_path, "ftp://x")
     assert (2, "", True) == (status, said, "cannot be asked" in why)
