@@ -8,7 +8,6 @@ import faulthandler
 import os
 import threading
 
-from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -30,7 +29,7 @@ _MAX_TIMEOUT: Final = 365 * 86400.0
 
 #: faulthandler has one timer for the process, and whoever sets it again takes it from the one before.
 _lock = threading.Lock()
-_armed: list[Callable[[], None]] = []
+_armed: list[DeadMan] = []  # one at most
 _hooked: list[bool] = []
 
 
@@ -48,7 +47,7 @@ class DeadMan:
             serve()
 
     There is one in a process at most, and `faulthandler.dump_traceback_later` is not available to others meanwhile.
-    A forked child is not armed until a healer of its own runs the check.
+    A forked child is not armed until a healer of its own runs the check, or it enters one of its own.
 
     Args:
         timeout: Seconds without a sign of life. More than the healer takes to start, which is a second or two on a busy
@@ -76,6 +75,7 @@ class DeadMan:
         self._exit = exit
         self._file = None if file is None else os.fspath(file)
         self._fd = 2
+        self._entered = False
 
     def check(self) -> HealthCheck:
         """
@@ -88,38 +88,41 @@ class DeadMan:
 
     def __enter__(self) -> Self:
         with _lock:
-            if _armed:
+            if _armed or self._entered:
                 msg = "there is a DeadMan in this process already: one timer is all there is. Share the one."
                 raise IllegalTransitionError(msg)
             if self._file is not None:
                 self._fd = open_dump(self._file)
             if not _hooked and hasattr(os, "register_at_fork"):
                 # A child that inherits the timer, but not its thread, would wait for that thread when it ends: for ever.
-                os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_lock.release)
+                os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
                 _hooked.append(True)
-            _armed.append(self._arm)
             self._arm()
+            self._entered = True
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with _lock:
-            _armed.remove(self._arm)
-            faulthandler.cancel_dump_traceback_later()
+            self._entered = False
+            if self in _armed:
+                _armed.clear()
+                faulthandler.cancel_dump_traceback_later()
             if self._file is not None:
                 os.close(self._fd)
 
     # On the loop, not in a thread: a busy thread pool does not mean that the engine hangs.
     async def _sign(self) -> None:
         with _lock:
-            if self._arm not in _armed:
+            if not self._entered or _armed not in ([], [self]):
                 msg = "this DeadMan is not armed: enter it, outside of the healer."
                 raise NotRunningError(msg)
             self._arm()
 
     def _arm(self) -> None:
         faulthandler.dump_traceback_later(self.timeout, exit=self._exit, file=self._fd)
+        _armed[:] = [self]
 
 
 def _before_fork() -> None:
@@ -130,7 +133,13 @@ def _before_fork() -> None:
 
 def _after_fork() -> None:
     try:
-        for arm in _armed:
-            arm()
+        for dead_man in _armed:
+            dead_man._arm()
     finally:
         _lock.release()
+
+
+def _in_child() -> None:
+    # The child is not watched until it gives a sign of its own: neither it nor what it forks has anybody to give them.
+    _armed.clear()
+    _lock.release()

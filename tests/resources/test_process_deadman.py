@@ -1,0 +1,101 @@
+"""
+DeadMan across forks. What it tells faulthandler is written down instead of done, so that no time has to pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import warnings
+
+from collections.abc import Callable
+
+import pytest
+
+from selfheal.resources import DeadMan
+
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+class Timer:
+    """Stands for faulthandler's: for how many seconds it was wound up each time, and whether it runs."""
+
+    def __init__(self) -> None:
+        self.wound: list[float] = []
+        self.runs = False
+
+    def start(self, timeout: float, **_options: object) -> None:
+        self.wound.append(timeout)
+        self.runs = True
+
+    def cancel(self) -> None:
+        self.runs = False
+
+
+@pytest.fixture
+def timer(monkeypatch) -> Timer:
+    timer = Timer()
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", timer.start)
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", timer.cancel)
+    return timer
+
+
+def forked(does: Callable[[], object] = lambda: None) -> bool:
+    """Whether a forked child finds true what it *does*."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of other threads, which the child does not need
+        child = os.fork()
+    if not child:
+        code = 2
+        try:
+            code = 0 if does() else 1
+        finally:
+            os._exit(code)
+    return 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_forked_child_is_not_armed_by_forks_of_its_own(timer):
+    """
+    Nobody in the child gives signs of life, so the timer is not wound up there, whatever the child forks.
+    """
+
+    def child() -> bool:
+        timer.wound.clear()
+        forked()
+        return not timer.runs and not timer.wound
+
+    with DeadMan(60):
+        assert timer.runs
+        assert forked(child)
+        assert timer.runs
+
+
+def test_a_forked_child_is_armed_by_a_sign_of_its_own(timer):
+    """
+    A healer that runs the check in the child makes it the child's own, also across the child's forks.
+    """
+    with DeadMan(60) as dead_man:
+
+        def child() -> bool:
+            asyncio.run(dead_man.check().probe())
+            first = timer.runs
+            forked()
+            return first and timer.runs
+
+        assert forked(child)
+
+
+def test_a_forked_child_may_have_one_of_its_own(timer):
+    """
+    The one that was inherited does not keep the child from entering its own, and leaving it touches nothing.
+    """
+    with DeadMan(60) as inherited:
+
+        def child() -> bool:
+            with DeadMan(30):
+                inherited.__exit__(None, None, None)
+                return timer.runs and [60, 30] == timer.wound
+
+        assert forked(child)
