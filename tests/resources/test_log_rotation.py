@@ -349,6 +349,32 @@ def test_archives_of_every_format_are_archives_to_the_ladder(plain, tmp_path, ct
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "app.log.20260101T000000Z-0.evidence-for-the-court.txt",
+        "app.log.incidenT-notZ-of-monday.md",
+        "app.log.incidenT-notZ-of.20260101T000000Z-0",
+        "app.log.20260101T000000Z-",
+        "app.log.20260101T000000Z-0.tmp",
+        "app.log.20260101T000000Z-0.gz.bak",
+        "app.log.20260101T000000Z-0\n",
+        "app.log.\N{ARABIC-INDIC DIGIT ONE}0260101T000000Z-0",
+        "my.app.log.20260101T000000Z-0",
+    ],
+)
+def test_the_ladder_prunes_nothing_that_was_not_made_by_rotation(plain, tmp_path, ctx, name):
+    """
+    A file whose name only looks like that of an archive is never pruned, whatever the limits.
+    """
+    for old in (name, "app.log.20260101T000000Z-12.gz"):
+        (tmp_path / old).write_text("x" * 1000)
+        os.utime(tmp_path / old, (0, 0))
+    _, prune = log_ladder(plain, max_age=1, max_total_bytes=0, keep=0).rungs[0].action.branches
+    prune.recover(ctx)
+    assert sorted(["app.log", name]) == sorted(os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize(
     ("compress", "message"),
     [
         ("xz", r"compress='xz': must be 'gzip', 'zstd', True"),

@@ -187,12 +187,15 @@ class PruneArchives(RecoveryAction):
         archives: list[_Archive] = []
         with os.scandir(folder) as entries:
             for entry in entries:
-                if fnmatch.fnmatchcase(entry.name, self.pattern):
+                if self._matches(entry.name):
                     with contextlib.suppress(FileNotFoundError):  # it has gone by itself
                         found = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
                         if stat.S_ISREG(found.st_mode) and identity(found) not in spared:
                             archives.append(_Archive(found.st_mtime, entry.name, found.st_size, identity(found)))
         return sorted(archives)
+
+    def _matches(self, name: str) -> bool:
+        return fnmatch.fnmatchcase(name, self.pattern)
 
     def _expendable(self, archives: list[_Archive]) -> list[_Archive]:
         return archives[: max(0, len(archives) - self.keep)]

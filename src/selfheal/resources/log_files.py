@@ -8,18 +8,34 @@ import datetime as dt
 import glob
 import logging
 import os
+import re
 
-from typing import Literal
+from typing import Final, Literal
+
+import attrs
 
 from selfheal.model.ladder import Ladder
 from selfheal.recovery import rung
 from selfheal.resources.log_archives import PruneArchives
+from selfheal.resources.log_compression import FORMATS
 from selfheal.resources.log_handles import require_file_handler
 from selfheal.resources.log_overflow import LogOverflow
-from selfheal.resources.log_rotation import ARCHIVE_PATTERN, RotateLog
+from selfheal.resources.log_rotation import ARCHIVE, RotateLog
 
 
 __all__ = ["LogOverflow", "PruneArchives", "RotateLog", "log_ladder"]
+
+_SUFFIXES: Final = "|".join(re.escape(suffix) for suffix, _ in FORMATS.values())
+
+
+@attrs.frozen(repr=False)
+class _PruneRotated(PruneArchives):
+    """Of one log, what `RotateLog` has made of it: no pattern of the shell ends with so many digits and no more."""
+
+    log: str = attrs.field(kw_only=True)
+
+    def _matches(self, name: str) -> bool:
+        return re.fullmatch(f"{re.escape(self.log)}{ARCHIVE}(({_SUFFIXES})(\\.tmp)?)?", name) is not None
 
 
 def log_ladder(
@@ -64,9 +80,10 @@ def log_ladder(
     if all(limit is None for limit in (max_age, max_total_bytes, min_free_bytes, min_free_inodes)):
         return rung(rotate, attempts=attempts, cooldown=cooldown)
     directory, name = os.path.split(os.path.realpath(require_file_handler(handler).baseFilename))
-    prune = PruneArchives(
+    prune = _PruneRotated(
         directory,
-        glob.escape(name) + ARCHIVE_PATTERN,
+        glob.escape(name) + ".*Z-*",
+        log=name,
         max_age=max_age,
         max_total_bytes=max_total_bytes,
         min_free_bytes=min_free_bytes,

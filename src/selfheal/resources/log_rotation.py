@@ -38,10 +38,8 @@ from selfheal.resources.log_handles import (
 from selfheal.resources.log_sharing import rotating
 
 
-#: Matches, behind the name of the log file, what `RotateLog` calls its archives, compressed or not.
-ARCHIVE_PATTERN: Final = ".????????T??????Z-*"
-
-_ARCHIVE: Final = r"\.\d{8}T\d{6}Z-\d+"
+#: Matches, behind the name of the log file, what `RotateLog` calls an archive that is plain.
+ARCHIVE: Final = r"\.[0-9]{8}T[0-9]{6}Z-[0-9]+"
 
 # Names that are tried within one second before it is taken for a bug.
 _TRIES: Final = 10_000
@@ -182,7 +180,7 @@ def _own_roll_over(handler: logging.FileHandler) -> Callable[[], object] | None:
 def _plain_archives(path: str) -> list[str]:
     """The archives of *path* that hold something and are not compressed, the oldest first."""
     folder, name = os.path.split(path)
-    ours = re.compile(re.escape(name) + _ARCHIVE)
+    ours = re.compile(re.escape(name) + ARCHIVE)
     found: list[tuple[int, str]] = []
     for archive in os.listdir(folder):
         if ours.fullmatch(archive):
