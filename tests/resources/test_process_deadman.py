@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
+from selfheal.clock import SystemClock
 from selfheal.resources import DeadMan
 
 
@@ -54,6 +55,55 @@ def forked(does: Callable[[], object] = lambda: None) -> bool:
         finally:
             os._exit(code)
     return 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def now(monkeypatch) -> list[float]:
+    """What the time is, in its only item."""
+    now = [1000.0]
+    monkeypatch.setattr(SystemClock, "now", staticmethod(lambda: now[0]))
+    return now
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_fork_is_no_sign_of_life(timer, now, ends):
+    """
+    After a fork, what is left of the time goes on; only a sign gives the whole of it.
+    """
+    with DeadMan(60, exit=ends) as dead_man:
+        for passes in (10, 20.5):
+            now[0] += passes
+            forked()
+            assert timer.runs
+        assert [60, 50, 29.5] == timer.wound
+        asyncio.run(dead_man.check().probe())
+        now[0] += 59
+        forked()
+        assert timer.runs
+        assert [60, 1] == timer.wound[3:]
+
+
+def test_time_that_is_over_during_a_fork_ends_the_process_at_once(timer, now):
+    """
+    When nothing is left of the time after a fork, it is wound up for a moment, not anew and not at all.
+    """
+    with DeadMan(60):
+        now[0] += 61
+        forked()
+        assert timer.runs
+        assert 0 < timer.wound[-1] <= 0.1
+
+
+def test_stacks_that_were_written_are_not_written_at_each_fork(timer, now):
+    """
+    One that does not end the process has done its work when the time is over, until the next sign of life.
+    """
+    with DeadMan(60, exit=False) as dead_man:
+        now[0] += 61
+        forked()
+        assert [60] == timer.wound
+        asyncio.run(dead_man.check().probe())
+        assert timer.runs
 
 
 def test_a_forked_child_is_not_armed_by_forks_of_its_own(timer):

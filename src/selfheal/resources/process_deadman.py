@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from selfheal.checks import HealthCheck
+from selfheal.clock import SystemClock
 from selfheal.errors import ConfigError, IllegalTransitionError, NotRunningError
 from selfheal.model.policy import HealingPolicy
 from selfheal.model.settings import seconds
@@ -26,6 +27,9 @@ _SIGNS: Final = 4
 
 #: The longest that faulthandler can wait, by far: a year.
 _MAX_TIMEOUT: Final = 365 * 86400.0
+
+#: Seconds; faulthandler refuses 0.
+_AT_ONCE: Final = 0.001
 
 #: faulthandler has one timer for the process, and whoever sets it again takes it from the one before.
 _lock = threading.Lock()
@@ -76,6 +80,7 @@ class DeadMan:
         self._file = None if file is None else os.fspath(file)
         self._fd = 2
         self._entered = False
+        self._deadline = 0.0
 
     def check(self) -> HealthCheck:
         """
@@ -97,7 +102,7 @@ class DeadMan:
                 # A child that inherits the timer, but not its thread, would wait for that thread when it ends: for ever.
                 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
                 _hooked.append(True)
-            self._arm()
+            self._wind_up()
             self._entered = True
         return self
 
@@ -118,11 +123,21 @@ class DeadMan:
             if not self._entered or _armed not in ([], [self]):
                 msg = "this DeadMan is not armed: enter it, outside of the healer."
                 raise NotRunningError(msg)
-            self._arm()
+            self._wind_up()
 
-    def _arm(self) -> None:
-        faulthandler.dump_traceback_later(self.timeout, exit=self._exit, file=self._fd)
+    def _wind_up(self) -> None:
+        self._deadline = SystemClock.now() + self.timeout
+        self._arm(self.timeout)
         _armed[:] = [self]
+
+    def _arm(self, left: float) -> None:
+        faulthandler.dump_traceback_later(left, exit=self._exit, file=self._fd)
+
+    # A fork is no sign of life, so the time goes on. Only one that writes may be over already: it has written then.
+    def _go_on(self) -> None:
+        left = self._deadline - SystemClock.now()
+        if left > 0 or self._exit:
+            self._arm(max(left, _AT_ONCE))
 
 
 def _before_fork() -> None:
@@ -134,7 +149,7 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     try:
         for dead_man in _armed:
-            dead_man._arm()
+            dead_man._go_on()
     finally:
         _lock.release()
 
