@@ -2,6 +2,7 @@
 LogHandlers, ReopenLog and count_log_errors, with real files.
 """
 
+import contextlib
 import errno
 import logging
 import logging.handlers
@@ -140,6 +141,25 @@ def test_a_handler_that_is_in_no_logger_and_closed_is_over(tmp_path):
         LogHandlers()()
     handler.close()
     assert LogHandlers()() is None
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("mode", ["a", "w"])
+def test_a_symlink_that_came_since_is_not_followed(made, tmp_path, ctx, given, mode):
+    """
+    A log that was swapped for a symlink is not reopened: the other file gets no line and is not emptied.
+    """
+    (tmp_path / "victim").write_text("secret\n")
+    handler = made(logging.FileHandler(tmp_path / "app.log", mode=mode))
+    reopen = ReopenLog(handler) if given else ReopenLog()
+    with contextlib.suppress(Unhealthy):
+        LogHandlers()()
+    os.unlink(handler.baseFilename)
+    os.symlink(tmp_path / "victim", handler.baseFilename)
+    with pytest.raises(Escalate, match="is a symlink to elsewhere"):
+        reopen.recover(ctx)
+    write(handler, "a line")
+    assert "secret\n" == (tmp_path / "victim").read_text()
 
 
 def test_reopening_where_nothing_is_wrong_escalates(made, tmp_path, ctx):

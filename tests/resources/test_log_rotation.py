@@ -199,6 +199,51 @@ def test_a_symlink_is_followed_to_the_file_it_means(tmp_path, made, ctx):
     assert "new\n" == (tmp_path / "disk" / "real.log").read_text()
 
 
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("delay", [False, True])
+def test_a_symlink_that_came_since_is_refused_and_its_target_untouched(tmp_path, made, ctx, linked, delay):
+    """
+    Whoever may write to the folder of the log can have no other file renamed, packed or written by the rotation.
+    """
+    for folder in ("logs", "disk", "etc"):
+        (tmp_path / folder).mkdir()
+    victim = tmp_path / "etc" / "shadow"
+    victim.write_text("secret\n" * 100)
+    path = tmp_path / "logs" / "app.log"
+    if linked:
+        path.symlink_to(tmp_path / "disk" / "real.log")
+    handler = made(logging.FileHandler(path, delay=delay))
+    rotate = log_ladder(handler).rungs[0].action
+    path.unlink(missing_ok=True)
+    path.symlink_to(victim)
+    with pytest.raises(Escalate, match=r"app\.log is a symlink to elsewhere since .* make a new handler"):
+        rotate.recover(ctx)
+    assert "secret\n" * 100 == victim.read_text()
+    assert ["shadow"] == os.listdir(tmp_path / "etc")
+    assert ["app.log"] == os.listdir(tmp_path / "logs")
+
+
+def test_a_symlink_that_comes_at_the_last_moment_is_not_followed(plain, tmp_path, ctx, monkeypatch):
+    """
+    A link that is swapped in between the look and the opening is no way to another file either.
+    """
+    (tmp_path / "victim").write_text("secret\n")
+    os.unlink(plain.baseFilename)
+    really_open = os.open
+
+    def swap_and_open(path, *how, **where):
+        with contextlib.suppress(FileExistsError):
+            os.symlink(tmp_path / "victim", plain.baseFilename)
+        return really_open(path, *how, **where)
+
+    rotate = RotateLog(plain)
+    monkeypatch.setattr(os, "open", swap_and_open)
+    with pytest.raises(OSError, match="symbolic links"):
+        rotate.recover(ctx)
+    write(plain, "a line")
+    assert "secret\n" == (tmp_path / "victim").read_text()
+
+
 def test_what_is_no_regular_file_is_refused(tmp_path, made, ctx):
     """
     A device cannot be rotated, and nothing has changed after the attempt.

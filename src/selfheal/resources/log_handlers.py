@@ -22,6 +22,7 @@ from selfheal.resources.log_handles import (
     identity,
     keeps_its_file,
     live_handlers,
+    meant_path,
     open_file,
     replace_stream,
     require_file_handler,
@@ -115,7 +116,8 @@ class ReopenLog(RecoveryAction):
     Open the file of that name anew, under the handler's lock, and go on at its end. No record is lost.
 
     Against a log that was deleted, or renamed by logrotate. Nothing is emptied by it: a handler of mode "w" appends from
-    now on, which mends that too. If the file cannot be opened, the handler writes where it wrote before.
+    now on, which mends that too. If the file cannot be opened, the handler writes where it wrote before. A symlink that
+    has come since the handler was first seen, by this action or by `LogHandlers`, is not followed.
 
     Args:
         handler: The handler. Default: all that need it when the action runs.
@@ -137,7 +139,7 @@ class ReopenLog(RecoveryAction):
         Reopen.
 
         Raises:
-            Escalate: If no handler needs it, or the one that is given keeps its file itself.
+            Escalate: If no handler needs it, the one that is given keeps its file itself, or a name is a new symlink.
             OSError: If a file cannot be opened.
         """
         if self.handler is not None and keeps_its_file(self.handler):
@@ -170,6 +172,7 @@ class ReopenLog(RecoveryAction):
 
 def _reopen(handler: logging.FileHandler) -> None:
     if handler.stream is None:
+        meant_path(handler)
         handler.mode = "a"  # the next record opens it, also if it was closed meanwhile
     else:
         replace_stream(handler, open_file(handler))

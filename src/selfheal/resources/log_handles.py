@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-from selfheal.errors import ConfigError, Unhealthy
+from selfheal.errors import ConfigError, Escalate, Unhealthy
 
 
 #: Device and inode: what a file is, whatever it is called.
@@ -54,7 +54,33 @@ def require_file_handler(handler: object) -> logging.FileHandler:
             "(behind a QueueHandler: the one its QueueListener feeds)."
         )
         raise ConfigError(msg)
+    _remembered(handler)
     return handler
+
+
+def meant_path(handler: logging.FileHandler) -> str:
+    """
+    The file that the name of *handler* has meant since it was first seen: a symlink of then is resolved.
+
+    Whoever may write to the folder of a log can put a symlink in its place. Followed, it would have any file renamed, or
+    written, with the rights of this process.
+
+    Raises:
+        Escalate: If the name leads elsewhere now.
+    """
+    meant, real = _remembered(handler), os.path.realpath(handler.baseFilename)
+    if real != meant:
+        msg = (
+            f"{handler.baseFilename} is a symlink to elsewhere since the log was opened ({real!r} instead of {meant!r}): "
+            "it is neither rotated nor reopened. If the link is yours, make a new handler."
+        )
+        raise Escalate(msg)
+    return meant
+
+
+def _remembered(handler: logging.FileHandler) -> str:
+    meant: dict[str, str] = vars(handler).setdefault("_selfheal_meant", {})
+    return meant.setdefault(handler.baseFilename, os.path.realpath(handler.baseFilename))
 
 
 def open_file(handler: logging.FileHandler) -> os.stat_result | None:
@@ -129,12 +155,16 @@ def replace_stream(handler: logging.FileHandler, like: os.stat_result | None) ->
         like: Whose permissions the file gets, if it has to be made.
 
     Raises:
+        Escalate: If the name is a symlink to elsewhere now. Nothing has changed then.
         OSError: If it cannot be opened. Nothing has changed then.
     """
+    # The file itself: a symlink whose target was moved away leads nowhere, and is not to be replaced.
+    path = meant_path(handler)
 
     def opener(path: str, flags: int) -> int:
         # A log that only its owner could read must not become public, not for a moment. Whoever has made the file
         # already has decided that.
+        flags |= getattr(os, "O_NOFOLLOW", 0)
         if like is not None:
             with contextlib.suppress(FileExistsError):
                 file = os.open(path, flags | os.O_EXCL, stat.S_IMODE(like.st_mode))
@@ -143,8 +173,6 @@ def replace_stream(handler: logging.FileHandler, like: os.stat_result | None) ->
                 return file
         return os.open(path, flags, 0o666)
 
-    # The file itself: a symlink whose target was moved away leads nowhere, and is not to be replaced.
-    path = os.path.realpath(handler.baseFilename)
     new = open(path, "a", encoding=handler.encoding, errors=handler.errors, opener=opener)  # noqa: SIM115
     handler.mode = "a"
     old, handler.stream = handler.stream, new
@@ -175,6 +203,7 @@ def live_handlers() -> tuple[logging.FileHandler, ...]:
     found: dict[int, logging.FileHandler] = {}
     for handler in _handlers():
         if isinstance(handler, logging.FileHandler) and (handler.stream is not None or id(handler) in attached):
+            _remembered(handler)
             file = open_file(handler) or named_file(handler.baseFilename)
             if file is None or stat.S_ISREG(file.st_mode):
                 found[id(handler)] = handler

@@ -30,6 +30,7 @@ from selfheal.resources.log_handles import (
     TooLong,
     identity,
     live_files,
+    meant_path,
     named_file,
     open_file,
     replace_stream,
@@ -59,7 +60,8 @@ class RotateLog(RecoveryAction):
     new file has the permissions of the old one. If the handler writes to a
     file that was deleted or renamed behind its back, it is only reopened. An
     empty file is left alone, and so is one beside which a full disk has no room
-    for another. If the name is a symlink, the file it leads to is rotated in its own folder.
+    for another. If the name is a symlink, the file it leads to is rotated in its own folder; a symlink that has come
+    since the action was made, or leads elsewhere since then, is refused.
 
     It works for every stdlib `FileHandler`. The numbering or dating of
     `RotatingFileHandler` and `TimedRotatingFileHandler` is not used: a manual
@@ -93,10 +95,10 @@ class RotateLog(RecoveryAction):
         Rotate, then compress.
 
         Raises:
-            Escalate: If the file cannot be renamed, now or later: permissions, or no regular file.
+            Escalate: If the file cannot be renamed, now or later: permissions, no regular file, or a new symlink.
             OSError: If it failed for a reason that may pass. The handler writes where it wrote before.
         """
-        path = os.path.realpath(self.handler.baseFilename)
+        path = meant_path(self.handler)
         too_long = ctx.fault.error.file if isinstance(ctx.fault.error, TooLong) else None
         try:
             with rotating(path, check=ctx.check) as locked:
