@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
+from selfheal import Unhealthy
 from selfheal.clock import SystemClock
 from selfheal.resources import DeadMan
 
@@ -26,8 +27,14 @@ class Timer:
     def __init__(self) -> None:
         self.wound: list[float] = []
         self.runs = False
+        self.failures = 0  # of the next ones
 
     def start(self, timeout: float, **_options: object) -> None:
+        self.runs = False  # faulthandler's old thread ends before it starts the new one
+        if self.failures:
+            self.failures -= 1
+            msg = "unable to start watchdog thread"
+            raise RuntimeError(msg)
         self.wound.append(timeout)
         self.runs = True
 
@@ -63,6 +70,49 @@ def now(monkeypatch) -> list[float]:
     now = [1000.0]
     monkeypatch.setattr(SystemClock, "now", staticmethod(lambda: now[0]))
     return now
+
+
+def test_a_thread_that_ends_makes_room_for_the_next_one(timer):
+    """
+    A process that has as many threads as it may is armed as soon as the old timer's thread is gone, signs and forks alike.
+    """
+    with DeadMan(60) as dead_man:
+        timer.failures = 5
+        asyncio.run(dead_man.check().probe())
+        assert timer.runs
+        timer.failures = 5
+        forked()
+        assert timer.runs
+
+
+def test_a_sign_of_life_that_gets_no_thread_says_so_and_the_next_one_arms_again(timer):
+    """
+    When no thread is left, the check tells that nothing ends the process, and it is armed as soon as there is one.
+    """
+    with DeadMan(60) as dead_man:
+        timer.failures = 1000
+        with pytest.raises(Unhealthy, match="exhausted: unable to start watchdog thread: until a sign of life"):
+            asyncio.run(dead_man.check().probe())
+        timer.failures = 0
+        asyncio.run(dead_man.check().probe())
+        assert timer.runs
+
+
+def test_one_that_cannot_be_armed_is_not_entered(timer, tmp_path):
+    """
+    Without a thread for the timer entering fails, leaves no file open, and may be tried again.
+    """
+    timer.failures = 1000
+    dead_man, opened = DeadMan(60, file=tmp_path / "stacks.txt"), os.dup(2)
+    os.close(opened)
+    with pytest.raises(RuntimeError, match="watchdog thread"):
+        dead_man.__enter__()
+    again = os.dup(2)
+    os.close(again)
+    assert opened == again
+    timer.failures = 0
+    with dead_man:
+        assert timer.runs
 
 
 @pytest.mark.parametrize("ends", [True, False])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from selfheal.checks import HealthCheck
 from selfheal.clock import SystemClock
-from selfheal.errors import ConfigError, IllegalTransitionError, NotRunningError
+from selfheal.errors import ConfigError, IllegalTransitionError, NotRunningError, Unhealthy
 from selfheal.model.policy import HealingPolicy
 from selfheal.model.settings import seconds
 from selfheal.resources.process_stacks import open_dump
@@ -30,6 +30,10 @@ _MAX_TIMEOUT: Final = 365 * 86400.0
 
 #: Seconds; faulthandler refuses 0.
 _AT_ONCE: Final = 0.001
+
+#: How often a thread for the timer is asked for, a millisecond apart: where a process has as many threads as it may, the
+#: one that has just ended has to make room first.
+_TRIES: Final = 20
 
 #: faulthandler has one timer for the process, and whoever sets it again takes it from the one before.
 _lock = threading.Lock()
@@ -84,7 +88,9 @@ class DeadMan:
 
     def check(self) -> HealthCheck:
         """
-        Its signs of life, four within the timeout, as a check for the healer. It is always healthy, while it runs.
+        Its signs of life, four within the timeout, as a check for the healer.
+
+        It is healthy, while it runs; ``exhausted`` if no thread is left for the timer. The next sign tries again.
         """
         interval = self.timeout / _SIGNS
         # Nothing heals it, but every policy has to leave room for a proof.
@@ -102,7 +108,11 @@ class DeadMan:
                 # A child that inherits the timer, but not its thread, would wait for that thread when it ends: for ever.
                 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
                 _hooked.append(True)
-            self._wind_up()
+            try:
+                self._wind_up()
+            except RuntimeError:
+                self._close()
+                raise
             self._entered = True
         return self
 
@@ -114,8 +124,7 @@ class DeadMan:
             if self in _armed:
                 _armed.clear()
                 faulthandler.cancel_dump_traceback_later()
-            if self._file is not None:
-                os.close(self._fd)
+            self._close()
 
     # On the loop, not in a thread: a busy thread pool does not mean that the engine hangs.
     async def _sign(self) -> None:
@@ -123,7 +132,12 @@ class DeadMan:
             if not self._entered or _armed not in ([], [self]):
                 msg = "this DeadMan is not armed: enter it, outside of the healer."
                 raise NotRunningError(msg)
-            self._wind_up()
+            try:
+                self._wind_up()
+            except RuntimeError as exc:
+                # faulthandler has ended its old thread by now. The process is well, so it does not end for that.
+                msg = f"{exc}: until a sign of life gets a thread for the timer, a hang does not end this process"
+                raise Unhealthy("exhausted", msg) from exc
 
     def _wind_up(self) -> None:
         self._deadline = SystemClock.now() + self.timeout
@@ -131,7 +145,19 @@ class DeadMan:
         _armed[:] = [self]
 
     def _arm(self, left: float) -> None:
-        faulthandler.dump_traceback_later(left, exit=self._exit, file=self._fd)
+        for attempt in range(1, _TRIES + 1):
+            try:
+                faulthandler.dump_traceback_later(left, exit=self._exit, file=self._fd)
+            except RuntimeError:
+                if attempt == _TRIES:
+                    raise
+                threading.Event().wait(0.001)
+            else:
+                return
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._fd)
 
     # A fork is no sign of life, so the time goes on. Only one that writes may be over already: it has written then.
     def _go_on(self) -> None:
