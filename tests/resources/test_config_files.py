@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from selfheal import ConfigError, HealthStatus, SelfHealError
-from selfheal.resources import ConfigFiles, config_disk, config_versions
+from selfheal.resources import ConfigFiles, config_disk, config_store, config_versions
+from selfheal.resources.config_store import ConfigStore
 from selfheal.testing import VirtualClock
 
 
@@ -282,10 +283,11 @@ def test_symlinks_are_followed_and_stay(make, watch, path, tmp_path):
     assert (False, "broken") == (link.is_symlink(), path.read_text())
 
 
-def test_readers_and_other_writers_see_whole_versions_only(make, watch, path):
+def test_readers_and_other_writers_see_whole_versions_only(make, watch, path, monkeypatch):
     """
     While four threads put versions back and forth, every read finds the one or the other, and nothing lies about.
     """
+    monkeypatch.setattr(config_store, "_TRIES", 10_000)  # with a slow disk all of them together may take long
     good, bad = "good " * 4000, "bad " * 5000
     path.write_text(good)
     config = make(path)
@@ -305,6 +307,58 @@ def test_readers_and_other_writers_see_whole_versions_only(make, watch, path):
     assert [None] * 4 == [each.result() for each in swaps]
     assert {good, bad} == found
     assert [".app.conf.selfheal", "app.conf"] == listing(path.parent)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_that_is_forked_meanwhile_does_not_keep_the_lock(make, watch, path):
+    """
+    A worker that is made during a rollback inherits the descriptor of the lock; the next rollback goes on all the same.
+    """
+    config = make(path)
+    watch(config, 40)
+    path.write_text("broken")
+    ends = os.pipe()
+    with ConfigStore(config.store, config.paths, 5).locked():
+        if not (child := os.fork()):
+            os.close(ends[1])
+            os.read(ends[0], 1)
+            os._exit(0)
+    try:
+        config.restore(config.good)
+    finally:
+        for end in ends:
+            os.close(end)
+        os.waitpid(child, 0)
+    assert "first" == path.read_text()
+
+
+def test_no_probe_waits_for_another_process(make, watch, path):
+    """
+    While another has the lock of the store a look keeps nothing and says so; the next one does.
+    """
+    config = make(path)
+    with ConfigStore(config.store, config.paths, 5).locked():
+        watch(config, 40)
+    assert config.good is None
+    assert "TimeoutError" in config.problem
+    assert "has the lock of" in config.problem
+    watch(config, 10)
+    assert (config.present, None) == (config.good, config.problem)
+
+
+def test_nobody_waits_for_ever_for_a_process_that_is_stopped(make, watch, path, monkeypatch):
+    """
+    A restore and a start give up after a while, with an error that says why; nothing has changed.
+    """
+    monkeypatch.setattr(config_store, "_TRIES", 2)
+    config = make(path)
+    watch(config, 40)
+    path.write_text("broken")
+    with ConfigStore(config.store, config.paths, 5).locked():
+        for call in (lambda: config.restore(config.good), lambda: make(path)):
+            with pytest.raises(TimeoutError, match="another thread or process has the lock"):
+                call()
+    assert "broken" == path.read_text()
 
 
 def test_what_somebody_else_changed_is_not_undone(make, watch, path):

@@ -8,13 +8,16 @@ import os
 import pathlib
 import stat
 
+import anyio
 import attrs
 import pytest
 
 from selfheal import ConfigError, Escalate, HealthCheck, Unhealthy, recovery_action, rung
+from selfheal.errors import CancelledRecoveryError
 from selfheal.model import Blast
 from selfheal.records import tell
 from selfheal.resources import ConfigFiles, RollbackConfig, RollForwardConfig, config_versions
+from selfheal.resources.config_store import ConfigStore
 from selfheal.testing import VirtualClock, simulate
 
 
@@ -300,6 +303,41 @@ def test_files_that_cannot_be_kept_are_not_rolled_back(service, config, ctx):
     with pytest.raises(Escalate, match=r"cannot be kept, so it is not rolled back: .*is no regular file"):
         RollbackConfig(config).recover(attrs.evolve(ctx, incident=attrs.evolve(ctx.incident, began=90.0)))
     assert service.path.is_dir()
+
+
+def test_an_event_loop_goes_on_while_another_process_has_the_lock(service, config, ctx):
+    """
+    With an async reload it waits as a task does, and rolls back once the other has finished.
+    """
+    run(service, config, None, until=60)
+    service.path.write_text("broken")
+    made = ConfigFiles(service.path, reload=service.aload, healthy_for=30, clock=service.clock)
+    meant = attrs.evolve(ctx, incident=attrs.evolve(ctx.incident, began=90.0))
+
+    async def story() -> str:
+        async with anyio.create_task_group() as tasks:
+            with ConfigStore(config.store, config.paths, 5).locked():
+                tasks.start_soon(RollbackConfig(made).recover, meant)
+                for _ in range(3):
+                    await anyio.sleep(0)
+                return service.path.read_text()
+
+    assert ("broken", "first") == (anyio.run(story), service.path.read_text())
+
+
+def test_an_action_that_is_not_wanted_any_more_stops_to_wait_for_the_lock(service, config, ctx):
+    """
+    Whose lease is lost, or whose time is up, does not go on waiting for another process, and has touched nothing.
+    """
+    run(service, config, None, until=60)
+    service.path.write_text("broken")
+    reasons = iter([None])  # it is wanted at the beginning
+    unwanted = attrs.evolve(
+        ctx, incident=attrs.evolve(ctx.incident, began=90.0), stopped=lambda: next(reasons, "the lease is lost")
+    )
+    with ConfigStore(config.store, config.paths, 5).locked(), pytest.raises(CancelledRecoveryError, match="lease"):
+        RollbackConfig(config).recover(unwanted)
+    assert "broken" == service.path.read_text()
 
 
 def test_the_reason_is_told_why_no_version_is_good(service, config, ctx, monkeypatch):

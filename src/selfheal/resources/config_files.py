@@ -23,7 +23,7 @@ from selfheal.model.settings import require_name, seconds
 from selfheal.resources.config_disk import require_replaceable
 from selfheal.resources.config_store import ConfigStore
 from selfheal.resources.config_versions import VersionedFiles
-from selfheal.resources.steps import is_async
+from selfheal.resources.steps import Plan, drive, is_async
 
 
 if TYPE_CHECKING:
@@ -186,7 +186,8 @@ class ConfigFiles:
         *probe*, which by the way tells how the present files do: they are good after ``healthy_for`` seconds of health.
 
         A look costs two ``stat`` for each file. Once for each version they are read and kept, on the thread or loop of
-        the probe. If that fails the probe does not: `problem` says why. Where several probes are watched, all have to
+        the probe. If that fails, or another process has the lock of the store right now, the probe does not: `problem`
+        says why, and the next look tries again. Where several probes are watched, all have to
         be healthy.
         """
         if is_async(probe) or getattr(probe, "is_async", False):
@@ -228,9 +229,18 @@ class ConfigFiles:
         Raises:
             ConfigError: If *version* is not kept, or a file cannot be replaced. Nothing has changed then.
             SelfHealError: If the files are not *instead_of*, or were changed meanwhile. Nothing has changed then.
-            OSError: If the disk is full, or the owner may not be given back. The files are what they were.
+            OSError: If the disk is full, or the owner may not be given back. The files are what they were. A
+                `TimeoutError`: another process has held the lock of the store for 5 s.
         """
-        return self._files.restore(version, instead_of)
+        return drive(self.restoring(version, instead_of=instead_of))
+
+    def restoring(
+        self, version: str, *, instead_of: str | None = None, check: Callable[[], None] = lambda: None
+    ) -> Plan[str]:
+        """
+        The steps of `restore`; *check* is called while it waits for the lock, and may end that by an error.
+        """
+        return (yield from self._files.restoring(version, instead_of, check))
 
     # -- what the probe tells ----------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import attrs
 
-from selfheal.errors import ConfigError, Escalate, SelfHealError
+from selfheal.errors import CancelledRecoveryError, ConfigError, Escalate, SelfHealError
 from selfheal.model.ladder import Blast, Ladder, RecoveryContext
 from selfheal.recovery import RecoveryAction
 from selfheal.resources.config_files import ConfigFiles
@@ -74,14 +74,14 @@ class RollbackConfig(RecoveryAction):
         config = self.config
         good = self._require_reason(ctx)
         ctx.check()
-        source = _restored(config, good)
+        source = yield from _restored(ctx, config, good)
         config.rolled_back = (_incident(ctx), source)
         message = f"{config.name} is the last known good version again; what it was is kept"
         ctx.log(message, source=source, target=good)
         try:
             yield config.reload
         except Exception:
-            config.restore(source, instead_of=good)
+            yield from config.restoring(source, instead_of=good)
             config.rolled_back = None
             ctx.log(f"that could not be reloaded; {config.name} is what it was", source=good, target=source)
             try:
@@ -148,7 +148,7 @@ class RollForwardConfig(RecoveryAction):
             msg = f"{config.name} is not rolled back in this incident"
             raise Escalate(msg)
         ctx.check()
-        _restored(config, source, instead_of=good)
+        yield from _restored(ctx, config, source, instead_of=good)
         config.rolled_back = (_incident(ctx), None)
         ctx.log(f"{config.name} is what it was before the rollback", source=good, target=source)
         yield config.reload
@@ -172,9 +172,11 @@ def _present(config: ConfigFiles) -> str:
         raise Escalate(msg) from exc
 
 
-def _restored(config: ConfigFiles, version: str, *, instead_of: str | None = None) -> str:
+def _restored(ctx: RecoveryContext, config: ConfigFiles, version: str, *, instead_of: str | None = None) -> Plan[str]:
     try:
-        return config.restore(version, instead_of=instead_of)
+        return (yield from config.restoring(version, instead_of=instead_of, check=ctx.check))
+    except CancelledRecoveryError:
+        raise
     except (PermissionError, SelfHealError) as exc:
         msg = f"{config.name} stays as it is: {exc}"
         raise Escalate(msg) from exc

@@ -8,24 +8,33 @@ that it names are on the disk, so at every moment there is one that is whole.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import stat
 
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from selfheal.errors import ConfigError
 from selfheal.resources.config_disk import Content, File, commit, discard, prepare, read, temporary_of
+from selfheal.resources.loops import Signal
+from selfheal.resources.steps import Plan, Wait
 
+
+T = TypeVar("T")
 
 #: One entry for each path; `None`: there was no such file.
 Version: TypeAlias = tuple[File | None, ...]
 
 _MANIFEST: Final = "versions.json"
 _LOCK: Final = "lock"
+# To replace files takes milliseconds. Whoever holds the lock for longer is stopped, and may stay so.
+_TRIES: Final = 500
+_PAUSE: Final = 0.01
+
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -61,14 +70,25 @@ class ConfigStore:
     def locked(self) -> Generator[None]:
         """
         Keep other threads and processes out. The lock goes with the process: a crash leaves none behind.
+
+        Raises:
+            TimeoutError: If another has it. Nobody waits here, for this may be an event loop: see `patiently`.
         """
         import fcntl
 
         # Opened anew each time, because a lock belongs to what was opened and would let in a thread that shares it.
         descriptor = os.open(os.path.join(self.folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                msg = f"another thread or process has the lock of {self.folder}: if it stays so, one is stopped"
+                raise TimeoutError(errno.ETIMEDOUT, msg) from exc
+            try:
+                yield
+            finally:
+                # A child that was forked meanwhile has the descriptor too: to close it here would not free the lock.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
             os.close(descriptor)
 
@@ -181,6 +201,21 @@ class ConfigStore:
         for name in self._kept_names() - digests:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.folder, name))
+
+
+def patiently(call: Callable[[], T], *, check: Callable[[], None] = lambda: None) -> Plan[T]:
+    """
+    The steps of *call*, which is tried for 5 s if another has the lock. *check* may end that by an error.
+
+    Raises:
+        TimeoutError: If another has it all the time.
+    """
+    for _ in range(_TRIES):
+        with contextlib.suppress(TimeoutError):
+            return call()
+        check()
+        yield Wait(Signal(), _PAUSE)
+    return call()
 
 
 def version_of(contents: Sequence[Content | None]) -> Version:

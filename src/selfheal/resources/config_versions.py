@@ -16,7 +16,8 @@ from typing import Final
 
 from selfheal.errors import ConfigError, SelfHealError
 from selfheal.resources.config_disk import Content, commit, discard, prepare, read, remove, require_replaceable
-from selfheal.resources.config_store import ConfigStore, Manifest, Version, version_id, version_of
+from selfheal.resources.config_store import ConfigStore, Manifest, Version, patiently, version_id, version_of
+from selfheal.resources.steps import Plan, drive
 
 
 class VersionedFiles:
@@ -26,17 +27,20 @@ class VersionedFiles:
     Raises:
         ConfigError: If a file is missing and no version of it is kept, is no regular file or too large, or cannot be
             replaced.
-        OSError: If one cannot be read.
+        OSError: If one cannot be read; a `TimeoutError` if another has the lock of the store for 5 s.
     """
 
     def __init__(self, paths: Sequence[str], store: ConfigStore) -> None:
         self.paths: Final = tuple(paths)
         self.store: Final = store
-        with store.locked():
+        drive(patiently(self._start))
+
+    def _start(self) -> None:
+        with self.store.locked():
             self._recover()
             missing = [path for path, content in zip(self.paths, self._read(), strict=True) if content is None]
             # Once versions are kept, that a file is gone may be what is to be healed.
-            if missing and not store.load().versions:
+            if missing and not self.store.load().versions:
                 msg = f"{missing[0]} does not exist. Correct the path, or write the file first."
                 raise ConfigError(msg)
 
@@ -55,6 +59,9 @@ class VersionedFiles:
     def keep_good(self, signature: tuple[object, ...]) -> bool:
         """
         Keep the files as the last known good version; `False`, and nothing done, if they have not that *signature*.
+
+        Raises:
+            TimeoutError: If another has the lock of the store right now.
         """
         with self.store.locked():
             contents, manifest = self._read(), self.store.load()
@@ -66,10 +73,13 @@ class VersionedFiles:
                 self.store.save(_with(manifest, contents)._replace(good=good))
             return True
 
-    def restore(self, version: str, instead_of: str | None) -> str:
+    def restoring(self, version: str, instead_of: str | None, check: Callable[[], None]) -> Plan[str]:
         """
-        As `ConfigFiles.restore`.
+        As `ConfigFiles.restoring`.
         """
+        return (yield from patiently(functools.partial(self._restore, version, instead_of), check=check))
+
+    def _restore(self, version: str, instead_of: str | None) -> str:
         with self.store.locked():
             self._recover()
             manifest = self.store.load()
