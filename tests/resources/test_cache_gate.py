@@ -508,6 +508,25 @@ def test_a_key_that_is_dropped_is_loaded_anew(
     gate.drop("a")
 
 
+@pytest.mark.parametrize("forget", [CacheGate.drop, lambda gate, _key: gate.bump()], ids=["drop", "bump"])
+def test_a_key_that_changes_faster_than_it_is_loaded_is_given_and_not_kept(forget: Callable[..., None]) -> None:
+    """
+    The second load has begun after the caller asked, so its value is an answer; whoever asks later has it loaded anew.
+    """
+    loads: list[str] = []
+
+    def load(key: str) -> int:
+        loads.append(key)
+        assert len(loads) < 10, "it is loaded for ever"
+        forget(gate, key)
+        return len(loads)
+
+    cache: dict[Any, Any] = {}
+    gate: CacheGate[str, int] = CacheGate(cache, load)
+    assert [2, 4] == [gate.get("a"), gate.get("a")]
+    assert ({}, 0, 4) == (cache, gate.statistics().kept, gate.statistics().outdated)
+
+
 def test_nothing_stands_in_for_a_key_that_was_dropped(gate: CacheGate[Any, Any], source: Source) -> None:
     """
     Its last good value is gone with it.

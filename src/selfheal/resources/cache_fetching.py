@@ -54,7 +54,7 @@ class CacheStatistics(NamedTuple):
         stale: Last good values that were given instead of an error.
         sampled: Values of the cache that the validator was asked about.
         invalid: Those among them that it refused, and what could not be decoded. Dropped, and loaded anew.
-        outdated: Values that nobody got, for the epoch had changed or their key was dropped during the load.
+        outdated: Times that a value arrived too late to be kept, for the epoch had changed or its key was dropped.
         store_errors: Reads and writes of the cache that raised.
     """
 
@@ -152,6 +152,7 @@ class Fetching:
         """
         The value of *key*, for whoever asks in *thread* (`None`: in a task).
         """
+        began_later = False
         while True:
             yield from self._knowing()
             value = MISSING if verify else self.peek(key)
@@ -162,7 +163,8 @@ class Fetching:
                 elif self.mode is not GateMode.STALE_ON_ERROR or (value := self._stale(key)) is MISSING:
                     yield Wait(flight.ended, None)
                 if value is MISSING:
-                    value = self._arrived(flight)
+                    value = self._arrived(flight, began_later=began_later)
+                    began_later = True
             if value is not MISSING:
                 return value
 
@@ -201,8 +203,8 @@ class Fetching:
                     del self._flights[flight.key]
             flight.ended.set()  # with neither value nor error after a cancellation: then another one leads
 
-    def _arrived(self, flight: Flight) -> Any:
-        """What a flight has brought; `MISSING`: fly again."""
+    def _arrived(self, flight: Flight, *, began_later: bool) -> Any:
+        """What a flight has brought, which *began_later* than its caller has asked; `MISSING`: fly again."""
         if flight.error is not None:
             value = self._stale(flight.key) if self.mode is GateMode.STALE_ON_ERROR else MISSING
             if value is MISSING:
@@ -211,7 +213,8 @@ class Fetching:
         if flight.value is MISSING or self._is_current(flight):
             return flight.value
         self._count("outdated")
-        return MISSING
+        # As if it had arrived at once: otherwise a key that is dropped faster than it is loaded is never given.
+        return flight.value if began_later else MISSING
 
     def _fetching(self, flight: Flight, *, verify: bool) -> Plan[Any]:
         if self._is_used(flight):

@@ -227,8 +227,10 @@ class CacheGate(Generic[K, V]):
         """
         Begin a new epoch: nothing that was read or loaded before is given to anybody from now on.
 
-        That holds here at once, also for the loads under way, which are done again. A shared cache is told; other
-        processes follow within their ``epoch_every``. A mapping is emptied too, for nobody could find its entries.
+        That holds here at once, also for the loads under way, which are done again. Who waits when epochs change or
+        keys are dropped faster than they are loaded gets what the second load gives, and it is not kept. A shared cache
+        is told; other processes follow within their ``epoch_every``. A mapping is emptied too, for nobody could find
+        its entries.
 
         Raises:
             Exception: What a shared cache raised: the others do not know yet. They are told as soon as it answers.
