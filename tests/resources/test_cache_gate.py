@@ -8,6 +8,7 @@ import functools
 import math
 import os
 import random
+import signal
 import threading
 
 from collections.abc import Callable, Iterator
@@ -350,6 +351,61 @@ def test_a_forked_child_waits_for_no_load_of_its_parent(source: Source) -> None:
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     source.go_on.set()
     assert "a-1" == parents()
+
+
+def test_finalizers_of_values_may_use_the_gate(eventually: Callable[..., bool]) -> None:
+    """
+    What the freed values do to the gate, under its lock, ends: also if they drop themselves and load others.
+    """
+    freed: list[str] = []
+    is_over = False
+
+    class Value:
+        def __init__(self, key: str) -> None:
+            self.key = key
+
+        def __del__(self) -> None:
+            if not is_over:
+                freed.append(self.key)
+                gate.drop(self.key)
+                if self.key != "other":
+                    gate.get("other")
+
+    for cache in ({}, cachetools.LRUCache(2), functools.lru_cache(maxsize=2)(Value)):
+        is_over = False
+        gate: CacheGate[str, Value] = CacheGate(cache, Value, stale_limit=2)
+
+        def use(gate: CacheGate[str, Value] = gate) -> None:
+            for forget in (gate.bump, gate.clear, lambda: gate.drop("b")):
+                for key in "abcab":
+                    assert key == gate.get(key).key
+                forget()
+            assert gate.statistics().kept <= 2
+
+        freed.clear()
+        assert [None] == in_threads(use)
+        assert {"a", "b", "c"} <= set(freed)
+        is_over = True
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+def test_a_signal_handler_may_use_the_gate(source: Source) -> None:
+    """
+    It may come in the middle of anything, also while the gate writes into a mapping.
+    """
+
+    class Interrupted(dict[Any, Any]):
+        def __setitem__(self, key: Any, value: Any) -> None:
+            signal.raise_signal(signal.SIGUSR1)
+            super().__setitem__(key, value)
+
+    gate: CacheGate[str, Any] = CacheGate(Interrupted(), source.load)
+    before = signal.signal(signal.SIGUSR1, lambda *_: gate.bump())
+    try:
+        assert "a-1" == gate.get("a")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert 2 == gate.epoch  # one for each load
 
 
 # -- modes ---------------------------------------------------------------------------

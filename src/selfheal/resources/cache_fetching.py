@@ -100,6 +100,7 @@ class Fetching:
         store: Store,
         load: Callable[[Any], Any],
         *,
+        lock: threading.RLock,
         validator: Callable[[Any, Any], object] | None,
         sample: float,
         stale_for: float,
@@ -125,7 +126,7 @@ class Fetching:
         self._flights: dict[Any, Flight] = {}
         self._counts = dict.fromkeys(CacheStatistics._field_defaults, 0)
         self._looked_at = -math.inf
-        self._lock = threading.Lock()
+        self._lock = lock
 
     def statistics(self) -> CacheStatistics:
         """
@@ -135,11 +136,11 @@ class Fetching:
             counts = {**self._counts, "hits": self._counts["hits"] + self._store.hits}
             return CacheStatistics(self.mode, self.epoch, len(self._last_good), **counts)
 
-    def reset_after_fork(self) -> None:
+    def reset_after_fork(self, lock: threading.RLock) -> None:
         """
-        The loads of the parent's threads do not end here.
+        The loads of the parent's threads do not end here, nor do they free the lock.
         """
-        self._lock = threading.Lock()
+        self._lock = lock
         self._flights = {}
 
     def draw(self) -> bool:
@@ -329,8 +330,9 @@ class Fetching:
             if told <= known:
                 return
             self.epoch = told
-            self._last_good.clear()
+            freed, self._last_good = self._last_good, Bounded(self._last_good.limit)
             self._looked_at = -math.inf
+        freed.clear()  # without the lock
 
     def sweep(self) -> None:
         """

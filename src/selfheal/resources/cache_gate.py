@@ -48,7 +48,8 @@ class CacheGate(Generic[K, V]):
             `functools.lru_cache` wraps: then call the gate instead, which keeps as many values. Or a `SharedCache`.
         load: Gives the value of a key, sync or async. It must not ask for that key itself. Default: the wrapped
             function.
-        lock: Held around everything that is done to a mapping, if others use it too. Default: one of its own.
+        lock: Held around everything that is done to a mapping, if others use it too. Default: one of its own. Make it an `threading.RLock`
+            if finalizers of values, or signal handlers, use the gate.
         validator: Called with a key and a value; returns whether that can be right. What it raises means no. Every
             loaded value is shown to it, and a *sample* of those read.
         sample: Share of the reads that are validated, from 0 to 1.
@@ -87,11 +88,16 @@ class CacheGate(Generic[K, V]):
         random: randomness.Random | None = None,
     ) -> None:
         self.name: Final = require_name(name)
-        self._store: Final = store_of(cache, lock, name)
+        # One for all that is ours, and reentrant: values are freed under it whose finalizers may use the gate, and a
+        # signal handler may come at any time.
+        self._lock = threading.RLock()
+        self._own_lock: Final = lock is None
+        self._store: Final = store_of(cache, self._lock if lock is None else lock, name)
         load = _function(name, "load", cached_function(cache) if load is None else load)
         self._fetching: Final = Fetching(
             self._store,
             load,
+            lock=self._lock,
             validator=None if validator is None else _function(name, "validator", validator),
             sample=_within(name, "sample", sample, 1.0),
             stale_for=_within(name, "stale_for", seconds(stale_for), math.inf),
@@ -104,7 +110,6 @@ class CacheGate(Generic[K, V]):
         self._validates = validator is not None
         #: Who wants how much less of the cache; what was set by hand is the gate's own wish.
         self._held: dict[object, GateMode] = {}
-        self._lock = threading.Lock()
         self.is_async: Final = self._store.is_async or is_async(load)
         reset_in_children(self)
 
@@ -270,9 +275,10 @@ class CacheGate(Generic[K, V]):
         """
         Called by itself in a child made by `os.fork`: the loads of the parent's threads do not end here.
         """
-        self._lock = threading.Lock()
-        self._fetching.reset_after_fork()
-        self._store.reset_after_fork()
+        self._lock = threading.RLock()
+        self._fetching.reset_after_fork(self._lock)
+        if self._own_lock:
+            self._store.reset_after_fork(self._lock)
 
     def _settle(self, owner: object, mode: GateMode | None) -> None:
         with self._lock:

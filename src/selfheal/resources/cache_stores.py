@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
-import threading
 
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
@@ -99,9 +98,9 @@ class Store(Protocol):
         """
         ...
 
-    def reset_after_fork(self) -> None:
+    def reset_after_fork(self, lock: contextlib.AbstractContextManager[Any]) -> None:
         """
-        Forget locks that a thread of the parent may hold.
+        Use *lock*, for a thread of the parent may hold the one before.
         """
         ...
 
@@ -124,9 +123,19 @@ class Bounded(OrderedDict[K, V]):
         self.move_to_end(key)
         return self[key]
 
+    # Values are freed when nothing is half done, for their finalizers may come back here.
+
+    def clear(self) -> None:
+        """
+        As of any mapping.
+        """
+        freed = list(self.values())
+        super().clear()
+        del freed
+
     def __setitem__(self, key: K, value: V) -> None:
+        self.pop(key, None)
         super().__setitem__(key, value)
-        self.move_to_end(key)
         if self.limit is not None and len(self) > self.limit:
             self.popitem(last=False)
 
@@ -142,12 +151,11 @@ class MappingStore:
     def __init__(
         self,
         mapping: MutableMapping[Any, Any],
-        lock: contextlib.AbstractContextManager[Any] | None,
+        lock: contextlib.AbstractContextManager[Any],
         also_clear: Callable[[], object] | None = None,
     ) -> None:
         self._mapping = mapping
-        self._own_lock = lock is None
-        self._lock: contextlib.AbstractContextManager[Any] = lock or threading.Lock()
+        self._lock = lock
         self._also_clear = also_clear
         self.hits = 0
 
@@ -211,12 +219,11 @@ class MappingStore:
         with self._lock:
             return len(self._mapping)
 
-    def reset_after_fork(self) -> None:
+    def reset_after_fork(self, lock: contextlib.AbstractContextManager[Any]) -> None:
         """
-        Make a new lock, if it is ours to make.
+        Use *lock*.
         """
-        if self._own_lock:
-            self._lock = threading.Lock()
+        self._lock = lock
 
     def _read(self, stamped: Any) -> Any:
         with self._lock:
@@ -356,7 +363,7 @@ class SharedStore:
         Nobody can tell.
         """
 
-    def reset_after_fork(self) -> None:
+    def reset_after_fork(self, lock: contextlib.AbstractContextManager[Any]) -> None:
         """
         Nothing is ours.
         """
@@ -368,7 +375,7 @@ class SharedStore:
         return f"{self._name}:{epoch}:{key}"
 
 
-def store_of(cache: Any, lock: contextlib.AbstractContextManager[Any] | None, name: str) -> Store:
+def store_of(cache: Any, lock: contextlib.AbstractContextManager[Any], name: str) -> Store:
     """
     The store behind what a gate was given.
 
