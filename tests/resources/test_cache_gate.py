@@ -701,6 +701,17 @@ def test_an_epoch_that_the_server_has_lost_never_comes_back(
     assert (other.epoch or 0) > (gate.epoch or 0)
 
 
+@pytest.mark.parametrize("told", ["-1", "nonsense", ""])
+def test_an_epoch_that_is_none_is_replaced(server: Server, source: Source, told: str) -> None:
+    """
+    Whatever somebody has written in the place of the epoch, a gate that starts begins a new one and caches.
+    """
+    server.data["cache:epoch"] = told
+    gate: CacheGate[str, Any] = CacheGate(server.shared(), source.load)
+    assert ["a-1", "a-1", ["a"]] == [gate.get("a"), gate.get("a"), source.loads]
+    assert str(gate.epoch) == server.data["cache:epoch"]
+
+
 # -- a cache that breaks --------------------------------------------------------------
 
 

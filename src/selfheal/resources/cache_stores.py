@@ -343,9 +343,10 @@ class SharedStore:
         """
         told = yield functools.partial(self._cache.get, f"{self._name}:epoch")
         try:
-            return None if told is None else int(told)
-        except (TypeError, ValueError):  # somebody else has written there: as good as nothing
+            epoch = -1 if told is None else int(told)
+        except (TypeError, ValueError):
             return None
+        return None if epoch < 0 else epoch  # somebody else has written there: as good as nothing
 
     def remembering(self, epoch: int) -> Plan[None]:
         """
