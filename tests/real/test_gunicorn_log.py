@@ -125,15 +125,20 @@ class Server:
         assert [] == failed, (failed, sorted((path.name, path.stat().st_size) for path in self.folder.glob("app.log*")))
 
     def archives(self) -> dict[str, bytes]:
-        """What is in the archives, by name; both forms of one are one."""
+        """What is in the archives, by name."""
         found: dict[str, bytes] = {}
-        for path in sorted(self.folder.glob("app.log.*"), key=lambda path: path.suffix != ".gz"):
+        for path in self.folder.glob("app.log.*"):
             with contextlib.suppress(FileNotFoundError):  # packed meanwhile
                 if path.suffix == ".gz":
-                    found[path.stem] = gzip.decompress(path.read_bytes())
+                    found[path.name] = gzip.decompress(path.read_bytes())
                 elif path.suffix != ".tmp" and path.stat().st_size:
                     found[path.name] = path.read_bytes()
         return found
+
+    def is_finished(self) -> bool:
+        """Whether no archive is there in both forms."""
+        names = {path.name for path in self.folder.glob("app.log.*")}
+        return not any(f"{name}.gz" in names for name in names)
 
     def stop(self) -> None:
         """End it, as its supervisor would."""
@@ -194,6 +199,6 @@ def test_whoever_is_killed_while_it_rotates_costs_no_line(serve: Callable[..., S
         mine.touch()
         server.ask_until(lambda mine=mine: not mine.exists())
         done = len(server.archives())
-        server.ask_until(lambda done=done: len(server.archives()) > done)
+        server.ask_until(lambda done=done: len(server.archives()) > done and server.is_finished())
     server.stop()
     assert_nothing_is_lost_and_each_was_due(server)

@@ -143,12 +143,26 @@ def test_four_processes_lose_no_line_and_rotate_once(tmp_path, when):
     assert any(name.endswith(".gz") for name in archives)
 
 
-def test_processes_that_are_killed_while_they_rotate_cost_no_line(tmp_path):
+def test_processes_that_are_killed_while_they_rotate_cost_no_line(tmp_path, ctx, request):
     """
-    Forty processes that do nothing but rotate and compress are killed beside four that write: no line is lost or torn.
+    Forty processes that do nothing but rotate and compress are killed beside four that write: no line is lost or torn,
+    and once the next one has rotated, none is there twice and nothing half-done is left.
     """
-    contents = written(tmp_path / "app.log", "after", kills=40)
-    assert WANTED == {line for content in contents.values() for line in content.decode().splitlines()}
+    written(tmp_path / "app.log", "after", kills=40)
+    handler = request.getfixturevalue("handler")  # which would else keep an archive open
+    write(handler, "the last line")
+    RotateLog(handler).recover(ctx)
+    found = collections.Counter(
+        line
+        for path in tmp_path.glob("app.log.*.gz")
+        for line in gzip.decompress(path.read_bytes()).decode().splitlines()
+    )
+    assert {*WANTED, "the last line"} == set(found)
+    assert {1} == set(found.values())
+    left = [
+        path.name for path in tmp_path.glob("app.log*") if path.suffix not in (".gz", ".said") and path.stat().st_size
+    ]
+    assert [] == left
 
 
 @pytest.fixture

@@ -376,6 +376,85 @@ def test_compression_overwrites_nothing(tmp_path, taken):
     assert b"x" * 100 == (tmp_path / "archive").read_bytes()
 
 
+@pytest.fixture
+def archive(tmp_path):
+    path = tmp_path / "archive"
+    path.write_bytes(b"a line\n" * 1000)
+    return path
+
+
+class Killed(BaseException):
+    """Ends whoever compresses."""
+
+
+def compress_until(call, monkeypatch, *args):
+    """Be killed behind this call of the operating system, as far as files can tell: nothing is cleaned up."""
+    really = getattr(os, call)
+    with monkeypatch.context() as patch:
+
+        def die(*args):
+            really(*args)
+            patch.setattr(os, "unlink", lambda path: None)
+            raise Killed
+
+        patch.setattr(os, call, die)
+        with pytest.raises(Killed):
+            log_compression.compress(*args, check=lambda: None)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_whoever_comes_after_a_killed_process_finishes_its_compression(archive, monkeypatch, packed, call):
+    """
+    Whenever a process is killed while it compresses, the next one leaves one packed file, with every line once.
+    """
+    compress, suffix, decompress = packed
+    compress_until(call, monkeypatch, str(archive), compress)
+    left = f"archive{suffix}" + (".tmp" if call == "fsync" else "")
+    assert ["archive", left] == sorted(os.listdir(archive.parent))
+    log_compression.compress(str(archive), compress, check=lambda: None)
+    assert [f"archive{suffix}"] == os.listdir(archive.parent)
+    assert b"a line\n" * 1000 == decompress((archive.parent / f"archive{suffix}").read_bytes())
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda content: gzip.compress(content)[:-9],
+        lambda content: b"",
+        lambda content: gzip.compress(content[1:]),
+        lambda content: gzip.compress(content + b"\n"),
+        lambda content: gzip.compress(content)[:20] + b"???" + gzip.compress(content)[23:],
+    ],
+    ids=["torn", "empty", "shorter", "longer", "broken"],
+)
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_packed_file_that_does_not_hold_the_same_replaces_nothing(archive, harm, suffix):
+    """
+    Beside a packed file that is torn, broken or of something else the plain archive stays, and so does that.
+    """
+    content = archive.read_bytes()
+    there = archive.with_suffix(suffix)
+    there.write_bytes(harm(content))
+    said = log_compression.compress(str(archive), "gzip", check=lambda: None)
+    assert said.endswith("there is a packed one already, with something else in it")
+    assert [content, harm(content)] == [archive.read_bytes(), there.read_bytes()]
+
+
+def test_what_another_process_compresses_at_the_moment_is_left_to_it(archive):
+    """
+    A file that is being packed is packed once, and the half of it is not taken for one that was left behind.
+    """
+    said = set()
+
+    def meanwhile():
+        said.add(log_compression.compress(str(archive), "gzip", check=lambda: None))
+
+    log_compression.compress(str(archive), "gzip", check=meanwhile)
+    assert {"archive stays as it is: archive.gz.tmp exists"} == said
+    assert ["archive.gz"] == os.listdir(archive.parent)
+    assert b"a line\n" * 1000 == gzip.decompress((archive.parent / "archive.gz").read_bytes())
+
+
 def test_archives_of_every_format_are_archives_to_the_ladder(plain, tmp_path, ctx, said):
     """
     Archives that are plain, gzip, zstd or half-done are pruned as archives, and none of their names is used again.

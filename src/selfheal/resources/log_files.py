@@ -25,7 +25,7 @@ from selfheal.resources.log_rotation import ARCHIVE, RotateLog
 
 __all__ = ["LogOverflow", "PruneArchives", "RotateLog", "log_ladder"]
 
-_SUFFIXES: Final = "|".join(re.escape(suffix) for suffix, _ in FORMATS.values())
+_SUFFIXES: Final = "|".join(re.escape(suffix) for suffix, _, _ in FORMATS.values())
 
 
 @attrs.frozen(repr=False)

@@ -55,10 +55,33 @@ def rotating(path: str, *, check: Callable[[], None]) -> Generator[Identity | No
     try:
         yield identity(os.fstat(file)) if _locked(file, path, check) else None
     finally:
-        # A child that was forked meanwhile has the descriptor too: to close it here would not free the lock.
+        unlock(file)
+        os.close(file)
+
+
+def lock(file: int) -> bool | None:
+    """
+    Lock the file that *file* has open, without waiting. It ends with `unlock` or the process.
+
+    Returns:
+        False if somebody else has locked it; `None` if there are no such locks, as on some network file systems.
+    """
+    if sys.platform == "win32":
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        return False if exc.errno in _BUSY else None
+    return True
+
+
+def unlock(file: int) -> None:
+    """
+    Free it, if it is locked. To close it is not enough: a child that was forked meanwhile has the descriptor too.
+    """
+    if sys.platform != "win32":
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_UN)
-        os.close(file)
 
 
 def is_written(file: int) -> bool | None:
@@ -95,13 +118,8 @@ def _opened(path: str) -> int | None:
 def _locked(file: int, path: str, check: Callable[[], None]) -> bool:
     pause = threading.Event()
     for _ in range(int(_PATIENCE / _PAUSE)):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            if exc.errno not in _BUSY:
-                return False  # some network file systems
-        else:
-            return True
+        if (locked := lock(file)) is not False:
+            return locked is True
         check()
         pause.wait(_PAUSE)
     msg = f"another process has held the lock on {path} for {_PATIENCE:g} s"
