@@ -1,10 +1,13 @@
 """
-ExitForSupervisor, as far as it can be tried without ending the tests.
+ExitForSupervisor, where it ends a forked child at most.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import threading
 
 import pytest
 
@@ -64,3 +67,83 @@ def test_settings_that_a_supervisor_would_misread_are_refused(settings):
     """
     with pytest.raises(ConfigError):
         ExitForSupervisor(**settings)
+
+
+class Hanging(logging.Handler):
+    """What waits for a disk that does not answer."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        pass
+
+    def flush(self) -> None:
+        threading.Event().wait(60)
+
+
+class Buffering(logging.Handler):
+    """Keeps what it is told until it is flushed to a file."""
+
+    def __init__(self, path: os.PathLike[str]) -> None:
+        super().__init__()
+        self.path, self.kept = path, ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.kept += record.getMessage()
+
+    def flush(self) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(self.kept)
+        self.kept = ""
+
+
+def no_thread(_thread: threading.Thread) -> None:
+    msg = "can't start new thread"
+    raise RuntimeError(msg)
+
+
+def ended(ctx, action, handler, *, is_free=True) -> int:
+    """How a forked child ends that has no thread left; 9 if the action lets it live on."""
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if is_free else signal.SIG_IGN)
+        threading.Thread.start = no_thread
+        logging._handlerList[:] = [lambda: handler]
+        logging.getLogger("selfheal").handlers = [handler]
+        try:
+            action.recover(ctx)
+        finally:
+            os._exit(9)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_without_a_thread_for_it_the_log_is_flushed_and_the_process_ends(tmp_path, ctx):
+    """
+    A process that may not start one more thread ends with its code and its last words all the same.
+    """
+    handler = Buffering(tmp_path / "app.log")
+    assert 75 == ended(ctx, ExitForSupervisor(require_supervisor=False), handler)
+    assert "exiting with code 75 for the supervisor that was stated: stale" == (tmp_path / "app.log").read_text("utf-8")
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_what_hangs_does_not_keep_a_process_without_a_thread_for_it(ctx):
+    """
+    Without a thread to wait in, a handler that hangs is ended by SIGALRM, with the whole process.
+    """
+    assert -signal.SIGALRM == ended(ctx, ExitForSupervisor(grace=0.2, require_supervisor=False), Hanging())
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize(("grace", "is_free"), [(5, False), (0, True)])
+def test_without_anything_to_end_it_nothing_is_flushed(ctx, grace, is_free):
+    """
+    Without a thread, and without SIGALRM or time for it, the process ends at once rather than not at all.
+    """
+    action = ExitForSupervisor(grace=grace, require_supervisor=False)
+    assert 75 == ended(ctx, action, Hanging(), is_free=is_free)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 
@@ -57,7 +58,8 @@ class ExitForSupervisor(RecoveryAction):
 
     Args:
         code: What the process exits with, from 1 to 255. 3 and 4 are refused: gunicorn shuts down on them.
-        grace: Seconds that flushing may take. What hangs is not waited for any longer.
+        grace: Seconds that flushing may take. What hangs is not waited for any longer. Where no thread is left for it,
+            the end is then by SIGALRM; and nothing is flushed if that is not free, or would not end the process.
         require_supervisor: If not, you state that there is one.
         name: Of the action: a metric label.
 
@@ -93,10 +95,20 @@ class ExitForSupervisor(RecoveryAction):
             raise Escalate(msg)
         ctx.check()
         why = f"exiting with code {self.code} for {found or 'the supervisor that was stated'}: {ctx.fault.kind}"
+        try:
+            self._last_words(why)
+        finally:
+            os._exit(self.code)
+
+    def _last_words(self, why: str) -> None:
         flushing = threading.Thread(target=_say_and_flush, args=(why,), name="selfheal-exit", daemon=True)
-        flushing.start()
-        flushing.join(self.grace)
-        os._exit(self.code)
+        try:
+            flushing.start()
+        except RuntimeError:  # there are as many threads as there may be, which is maybe what is wrong
+            if _is_ended_within(self.grace):
+                _say_and_flush(why)
+        else:
+            flushing.join(self.grace)
 
     def plan(self) -> str:
         """
@@ -125,6 +137,15 @@ def supervisor(environ: Mapping[str, str] | None = None) -> str | None:
     if "KUBERNETES_SERVICE_HOST" in environ:
         return "Kubernetes"
     return "the container's runtime" if os.getpid() == 1 else None
+
+
+def _is_ended_within(grace: float) -> bool:
+    """Have the kernel end this process after *grace* seconds; whether it will."""
+    # By a signal that nobody has taken. It ends every process but the first of a container.
+    if os.getpid() == 1 or not hasattr(signal, "setitimer") or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+        return False
+    signal.setitimer(signal.ITIMER_REAL, grace)
+    return grace > 0
 
 
 def _say_and_flush(why: str) -> None:
