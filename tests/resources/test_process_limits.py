@@ -4,6 +4,7 @@ What a process may run out of: on this one, and on cgroups made of plain files.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -11,11 +12,13 @@ import sys
 import threading
 import types
 
+from collections.abc import Iterator
+
 import pytest
 
 from selfheal import ConfigError, HealthStatus, Unhealthy
 from selfheal.monitors import ForecastMonitor
-from selfheal.resources import DiskSpace, MemoryLimit, OpenFiles, PressureStall, ThreadCount
+from selfheal.resources import DeletedFiles, DiskSpace, MemoryLimit, OpenFiles, PressureStall, ThreadCount
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -137,21 +140,56 @@ def test_open_files_are_counted_against_the_soft_limit():
             os.close(fd)
 
 
+@contextlib.contextmanager
+def no_file_left() -> Iterator[int]:
+    """A limit of descriptors that is reached: how many there are."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    try:
+        yield lowest_free
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 @linux
 def test_when_no_file_can_be_opened_any_more_it_is_still_told():
     """
     The probe needs a descriptor for itself, and knows what it means to get none.
     """
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     OpenFiles()()  # with what it imports
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
-    try:
-        with pytest.raises(Unhealthy, match=f"exhausted: {lowest_free} of {lowest_free} file descriptors are open"):
-            OpenFiles()()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with no_file_left() as limit, pytest.raises(Unhealthy, match=f"exhausted: {limit} of {limit} file descriptors"):
+        OpenFiles()()
+
+
+@linux
+@pytest.mark.parametrize(
+    "probe",
+    [MemoryLimit(), ThreadCount(1), PressureStall("memory"), DeletedFiles()],
+    ids=lambda probe: type(probe).__name__,
+)
+def test_what_cannot_be_looked_at_for_want_of_a_descriptor_is_unknown(probe):
+    """
+    Descriptors that are used up say nothing of memory, threads, pressure or disks, so nothing of these is healed.
+    """
+    with no_file_left():
+        result = probe()
+    assert HealthStatus.UNKNOWN is result.status
+    assert "OpenFiles tells of" in result.fault.message
+
+
+def test_another_error_of_the_system_is_not_taken_for_a_want_of_descriptors(cgroup, monkeypatch):
+    """
+    What fails for other reasons is an error of the probe, as before.
+    """
+
+    def broken(_path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("selfheal.resources.process_limits.lines", broken)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        cgroup.probe()
 
 
 def psi(some: float, full: float) -> str:

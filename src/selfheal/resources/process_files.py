@@ -12,8 +12,9 @@ from typing import Final
 import attrs
 
 from selfheal.errors import Unhealthy
-from selfheal.model.health import CheckResult, Fault, HealthStatus
+from selfheal.model.health import CheckResult
 from selfheal.model.settings import at_least_one
+from selfheal.resources.process_unknown import unknown, unknown_without_files
 
 
 # Temporary files are deleted while they are open, on purpose; a gigabyte of them is worth a look.
@@ -42,6 +43,7 @@ class DeletedFiles:
 
     max_bytes: int = attrs.field(default=_MAX_BYTES, validator=at_least_one)
 
+    @unknown_without_files
     def __call__(self) -> CheckResult:
         """
         Look. The data has ``files``, how many there are, and their ``bytes``.
@@ -53,7 +55,7 @@ class DeletedFiles:
         try:
             names = os.listdir(folder)
         except FileNotFoundError:
-            return CheckResult(HealthStatus.UNKNOWN, fault=Fault("probe_error", message=f"this system has no {folder}"))
+            return unknown(f"this system has no {folder}")
         sizes: dict[tuple[int, int], tuple[int, str]] = {}
         for name in names:
             path = os.path.join(folder, name)

@@ -5,7 +5,6 @@ and cgroup v2 file systems, without any package.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from selfheal.errors import Unhealthy
-from selfheal.model.health import CheckResult, Fault, HealthStatus
+from selfheal.model.health import CheckResult
 from selfheal.model.settings import at_least_one
 from selfheal.resources.process_cgroups import cgroups, lines
+from selfheal.resources.process_unknown import NO_MORE_FILES, unknown, unknown_without_files
 from selfheal.resources.settings import positive_share, zero_or_more
 
 
@@ -32,8 +32,6 @@ _MAX_FILES: Final = 0.8
 # has.
 MIN_FREE_BYTES: Final = 16 * 2**20
 MIN_FREE_INODES: Final = 256
-
-_NO_MORE_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 @attrs.frozen
@@ -61,6 +59,7 @@ class MemoryLimit:
     forecast: ForecastMonitor | None = attrs.field(default=None, kw_only=True)
     root: str = attrs.field(default="/proc/self", kw_only=True, repr=False)
 
+    @unknown_without_files
     def __call__(self) -> CheckResult:
         """
         Look. The data has ``share``, of the limit.
@@ -79,7 +78,7 @@ class MemoryLimit:
             if worst is None or share > worst[0]:
                 worst = share, used, limit
         if worst is None:
-            return _unknown("no memory limit of a cgroup v2 was found")
+            return unknown("no memory limit of a cgroup v2 was found")
         share, used, limit = worst
         if self.forecast is not None:
             self.forecast.add_sample(share)
@@ -119,16 +118,16 @@ class OpenFiles:
         try:
             import resource
         except ImportError:  # Windows
-            return _unknown("this system has no RLIMIT_NOFILE")
+            return unknown("this system has no RLIMIT_NOFILE")
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if limit == resource.RLIM_INFINITY:
-            return _unknown("open files are not limited")
+            return unknown("open files are not limited")
         try:
             used = len(os.listdir("/proc/self/fd")) - 1  # without the one that lists
         except FileNotFoundError:
-            return _unknown("this system has no /proc/self/fd")
+            return unknown("this system has no /proc/self/fd")
         except OSError as exc:
-            if exc.errno not in _NO_MORE_FILES:
+            if exc.errno not in NO_MORE_FILES:
                 raise
             used = limit  # not even one more for the listing
         if self.forecast is not None:
@@ -156,6 +155,7 @@ class ThreadCount:
 
     limit: int = attrs.field(validator=at_least_one)
 
+    @unknown_without_files
     def __call__(self) -> CheckResult:
         """
         Look. The data has ``threads``.
@@ -230,10 +230,6 @@ def room(path: str | int) -> tuple[int, int | None]:
     disk = os.statvfs(path)
     # Not f_bfree and f_ffree: what is reserved for root is of no use to others. btrfs and others count no inodes.
     return disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else None
-
-
-def _unknown(message: str) -> CheckResult:
-    return CheckResult(HealthStatus.UNKNOWN, fault=Fault("probe_error", message=message))
 
 
 def _inactive_file(cgroup: str) -> int:

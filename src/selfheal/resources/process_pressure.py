@@ -12,8 +12,9 @@ from typing import Final, Literal
 import attrs
 
 from selfheal.errors import ConfigError, Unhealthy
-from selfheal.model.health import CheckResult, Fault, HealthStatus
+from selfheal.model.health import CheckResult
 from selfheal.resources.process_cgroups import cgroups, lines
+from selfheal.resources.process_unknown import unknown, unknown_without_files
 from selfheal.resources.settings import positive_share
 
 
@@ -57,6 +58,7 @@ class PressureStall:
             msg = f"{self!r} is not known: the resource is cpu, memory or io, and the line some or full."
             raise ConfigError(msg)
 
+    @unknown_without_files
     def __call__(self) -> CheckResult:
         """
         Look. The data has ``share``, of the time.
@@ -68,8 +70,7 @@ class PressureStall:
         shares = (_avg10(path, self.line) for path in (*own, os.path.join(self.root, "..", "pressure", self.resource)))
         share = next((share for share in shares if share is not None), None)
         if share is None:
-            fault = Fault("probe_error", message=f"the kernel does not tell the pressure on {self.resource}")
-            return CheckResult(HealthStatus.UNKNOWN, fault=fault)
+            return unknown(f"the kernel does not tell the pressure on {self.resource}")
         if share > self.max_share:
             who = "tasks" if self.line == "some" else "all tasks"
             msg = f"{who} waited for {self.resource} in {share:.0%} of the last 10 s, {self.max_share:.0%} are allowed"
