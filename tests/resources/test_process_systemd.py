@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import os
+import resource
 import socket
 
 import pytest
@@ -83,6 +85,84 @@ def test_without_systemd_nothing_happens(address):
     notify = SdNotify({} if address is None else {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"})
     assert not notify.ready()
     asyncio.run(notify.check().probe())
+
+
+def test_signs_of_life_need_no_further_descriptor(systemd):
+    """
+    A process that has used up its file descriptors still tells that its healer turns.
+    """
+    receiver, address = systemd
+    notify = SdNotify({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"})
+    notify.ready()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    probe = notify.check().probe()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        with pytest.raises(StopIteration):
+            probe.send(None)  # a loop would need descriptors itself
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert ["READY=1", "WATCHDOG=1"] == received(receiver)
+
+
+def test_a_socket_that_others_have_closed_is_made_again(systemd):
+    """
+    Where all descriptors were closed, as a daemon does at its start, and the number is somebody else's by now, the next
+    message goes out all the same, and the other one's descriptor is neither written to nor closed.
+    """
+    receiver, address = systemd
+    notify = SdNotify({"NOTIFY_SOCKET": address})
+    notify.ready()
+    fd = notify._sender().fileno()
+    os.close(fd)
+    assert notify.status("closed")
+    assert fd == notify._sender().fileno()
+    os.close(fd)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert fd == ours.fileno()
+        assert notify.status("taken")
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(100)
+        ours.send(b"still open")
+    assert ["READY=1", "STATUS=closed", "STATUS=taken"] == received(receiver)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_and_its_parent_both_tell(systemd):
+    """
+    A child may tell something by the socket that it has inherited, and end; its parent goes on. None is left to a program
+    that is executed.
+    """
+    receiver, address = systemd
+    notify = SdNotify({"NOTIFY_SOCKET": address})
+    notify.ready()
+    child = os.fork()
+    if not child:
+        os._exit(0 if notify.status("child") else 1)
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert notify.status("parent")
+    assert ["READY=1", "STATUS=child", "STATUS=parent"] == received(receiver)
+    assert not os.get_inheritable(notify._sender().fileno())
+
+
+def test_the_socket_is_closed_with_its_owner(systemd):
+    """
+    What nobody refers to any more keeps no descriptor, and warns of none.
+    """
+    notify = SdNotify({"NOTIFY_SOCKET": systemd[1]})
+    notify.ready()
+    fd = notify._sender().fileno()
+    del notify
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
 
 
 def test_a_full_queue_loses_the_message_and_does_not_wait(systemd):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+import weakref
 
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +52,7 @@ class SdNotify:
         environ = os.environ if environ is None else environ
         self._address = environ.get("NOTIFY_SOCKET", "")
         self._alive: Callable[[], bool] | None = None
+        self._kept: tuple[socket.socket, tuple[int, int] | None] | None = None
         microseconds, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
         meant = not pid or pid == str(os.getpid())
         #: Seconds within which systemd wants a sign of life; `None`: it wants none.
@@ -111,10 +113,29 @@ class SdNotify:
             return False
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
         try:
-            # One of its own for each message: none is inherited by a child, or kept open, or closed too early.
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.setblocking(False)
-                sender.sendto(message.encode(), address)
+            self._sender().sendto(message.encode(), address)
         except OSError:  # nobody reads, or not fast enough
             return False
         return True
+
+    def _sender(self) -> socket.socket:
+        # One for all messages, as there may be no descriptor left when the next one is due. It is not connected, so a
+        # child may use it too, and systemd may be another one by then.
+        if self._kept is not None:
+            sender, identity = self._kept
+            if identity and _identity(sender) == identity:
+                return sender
+            sender.detach()  # somebody has closed all descriptors, and this number may be theirs by now
+        sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        weakref.finalize(self, sender.close)
+        sender.setblocking(False)
+        self._kept = sender, _identity(sender)
+        return sender
+
+
+def _identity(sender: socket.socket) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(sender.fileno())
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
