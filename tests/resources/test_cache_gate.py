@@ -298,6 +298,33 @@ def test_a_loader_that_asks_for_its_own_key_is_told_so() -> None:
         gate.get(2)
 
 
+@pytest.mark.anyio
+async def test_a_coroutine_that_loads_a_key_and_asks_for_it_is_told_so() -> None:
+    """
+    A task would wait for itself as well, whether it asks as a task or blocks its thread; other tasks are not concerned.
+    """
+
+    async def load(number: int) -> int:
+        await anyio.sleep(0)
+        return await gate.aget(max(0, number - 1))
+
+    gate: CacheGate[int, int] = CacheGate({}, load)
+    blocking: CacheGate[int, int] = CacheGate({}, lambda number: blocking.get(number))
+    refused: list[str] = []
+
+    async def ask(asked: CacheGate[int, int]) -> None:
+        with pytest.raises(IllegalTransitionError, match="the loader of 0 asks for 0 itself") as caught:
+            await asked.aget(0)
+        refused.append(str(caught.value))
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            for asked in (gate, gate, blocking):
+                tasks.start_soon(ask, asked)
+    assert 3 == len(refused)
+    assert (1, 1) == (gate.statistics().joined, gate.statistics().loads)
+
+
 def test_a_loader_that_is_stopped_by_ctrl_c_leaves_nobody_waiting(
     source: Source, eventually: Callable[..., bool]
 ) -> None:

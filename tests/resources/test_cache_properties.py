@@ -85,7 +85,7 @@ class Gate(RuleBasedStateMachine):
         caller = Caller(key, None, self.drops[key], self.gate.epoch or 0)
         fetching = self.gate._fetching
         verify = fetching.draw()
-        caller.plan = fetching.getting(key, None, verify=verify)
+        caller.plan = fetching.getting(key, caller, verify=verify)
         self.callers.append(caller)
         self.go_on(caller, lambda: next(caller.plan))
 

@@ -78,12 +78,13 @@ class Flight:
     One fetch of one key, for all who want it.
     """
 
-    __slots__ = ("ended", "epoch", "error", "is_dropped", "key", "thread", "value")
+    __slots__ = ("ended", "epoch", "error", "is_dropped", "key", "task", "thread", "value")
 
-    def __init__(self, key: Any, epoch: int | None, thread: int | None) -> None:
+    def __init__(self, key: Any, epoch: int | None, task: object) -> None:
         self.key = key
         self.epoch = epoch
-        self.thread = thread
+        self.task = task
+        self.thread = threading.get_ident()
         self.ended = Signal()
         self.is_dropped = False
         self.value: Any = MISSING
@@ -149,16 +150,16 @@ class Fetching:
         """
         return self._uniform() < self._sample
 
-    def getting(self, key: Any, thread: int | None, *, verify: bool) -> Plan[Any]:
+    def getting(self, key: Any, task: object, *, verify: bool) -> Plan[Any]:
         """
-        The value of *key*, for whoever asks in *thread* (`None`: in a task).
+        The value of *key*, for whoever asks in *task* (`None`: in a thread, which is blocked meanwhile).
         """
         began_later = False
         while True:
             yield from self._knowing()
             value = MISSING if verify else self.peek(key)
             if value is MISSING:
-                flight, leads = self._join(key, thread)
+                flight, leads = self._join(key, task)
                 if leads:
                     yield from self._leading(flight, verify=verify)
                 elif self.mode is not GateMode.STALE_ON_ERROR or (value := self._stale(key)) is MISSING:
@@ -181,13 +182,14 @@ class Fetching:
         except Exception:  # noqa: BLE001 - a broken cache costs a load, not an answer
             return MISSING  # and is counted there
 
-    def _join(self, key: Any, thread: int | None) -> tuple[Flight, bool]:
+    def _join(self, key: Any, task: object) -> tuple[Flight, bool]:
         with self._lock:
             flight = self._flights.get(key)
             if flight is None:
-                flight = self._flights[key] = Flight(key, self.epoch, thread)
+                flight = self._flights[key] = Flight(key, self.epoch, task)
                 return flight, True
-            if thread is not None and flight.thread == thread:
+            # A thread that is blocked can go on with none of its loads, in whatever task.
+            if flight.thread == threading.get_ident() if task is None else flight.task == task:
                 msg = f"{self._name}: the loader of {key!r} asks for {key!r} itself."
                 raise IllegalTransitionError(msg)
             self._counts["joined"] += 1

@@ -15,7 +15,7 @@ from selfheal.clock import SystemClock
 from selfheal.errors import ConfigError, IllegalTransitionError
 from selfheal.model.settings import require_name, seconds
 from selfheal.resources.cache_fetching import CacheStatistics, Fetching, GateMode
-from selfheal.resources.cache_stores import MISSING, SharedCache, cached_function, store_of
+from selfheal.resources.cache_stores import MISSING, MappingStore, SharedCache, cached_function, store_of
 from selfheal.resources.forks import reset_in_children
 from selfheal.resources.steps import Plan, adrive, drive, is_async
 
@@ -130,7 +130,7 @@ class CacheGate(Generic[K, V]):
         verify = self._validates and self._fetching.draw()
         value: Any = MISSING if verify else self._fetching.peek(key)
         if value is MISSING:
-            value = drive(self._fetching.getting(key, threading.get_ident(), verify=verify))
+            value = drive(self._fetching.getting(key, None, verify=verify))
         answer: V = value
         return answer
 
@@ -141,7 +141,7 @@ class CacheGate(Generic[K, V]):
         verify = self._validates and self._fetching.draw()
         value: Any = MISSING if verify else self._fetching.peek(key)
         if value is MISSING:
-            value = await adrive(self._fetching.getting(key, None, verify=verify))
+            value = await adrive(self._fetching.getting(key, _task(), verify=verify))
         answer: V = value
         return answer
 
@@ -277,7 +277,7 @@ class CacheGate(Generic[K, V]):
         """
         self._lock = threading.RLock()
         self._fetching.reset_after_fork(self._lock)
-        if self._own_lock:
+        if self._own_lock and isinstance(self._store, MappingStore):
             self._store.reset_after_fork(self._lock)
 
     def _settle(self, owner: object, mode: GateMode | None) -> None:
@@ -298,6 +298,16 @@ class CacheGate(Generic[K, V]):
         if self.is_async:
             msg = f"{self.name} has coroutine functions: use {instead}."
             raise IllegalTransitionError(msg)
+
+
+def _task() -> object:
+    """What the running task has for itself."""
+    import anyio
+
+    try:
+        return anyio.get_current_task()
+    except RuntimeError:  # a coroutine that something else than a loop drives, such as a simulation
+        return object()
 
 
 def _function(name: str, what: str, given: Callable[..., Any] | None) -> Callable[..., Any]:

@@ -98,12 +98,6 @@ class Store(Protocol):
         """
         ...
 
-    def reset_after_fork(self, lock: contextlib.AbstractContextManager[Any]) -> None:
-        """
-        Use *lock*, for a thread of the parent may hold the one before.
-        """
-        ...
-
 
 class Bounded(OrderedDict[K, V]):
     """
@@ -221,7 +215,7 @@ class MappingStore:
 
     def reset_after_fork(self, lock: contextlib.AbstractContextManager[Any]) -> None:
         """
-        Use *lock*.
+        Use *lock*, for a thread of the parent may hold the one before.
         """
         self._lock = lock
 
@@ -362,11 +356,6 @@ class SharedStore:
     def size(self) -> None:
         """
         Nobody can tell.
-        """
-
-    def reset_after_fork(self, lock: contextlib.AbstractContextManager[Any]) -> None:
-        """
-        Nothing is ours.
         """
 
     def _stamped(self, epoch: int, key: object) -> str:
