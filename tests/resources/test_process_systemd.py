@@ -48,6 +48,16 @@ def test_what_is_told_arrives_as_systemd_wants_it(systemd):
     assert ["READY=1", "STATUS=two lines", "EXTEND_TIMEOUT_USEC=1500000", "STOPPING=1"] == received(receiver)
 
 
+def test_a_status_that_is_no_text_is_told_as_well_as_can_be(systemd):
+    """
+    What cannot be encoded, as the name of a file that is not UTF-8, is written out: it neither raises nor is lost.
+    """
+    receiver, address = systemd
+    notify = SdNotify({"NOTIFY_SOCKET": address})
+    assert notify.status("reading " + os.fsdecode(b"caf\xe9.log"))
+    assert ["STATUS=reading caf\\udce9.log"] == received(receiver)
+
+
 def test_signs_of_life_come_at_half_of_the_watchdogs_time(systemd):
     """
     A healer that turns gives a sign at half of WATCHDOG_USEC; over 60 s with a watchdog of 10 s these are twelve or so.

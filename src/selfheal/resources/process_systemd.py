@@ -113,7 +113,7 @@ class SdNotify:
             return False
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
         try:
-            self._sender().sendto(message.encode(), address)
+            self._sender().sendto(message.encode(errors="backslashreplace"), address)
         except OSError:  # nobody reads, or not fast enough
             return False
         return True
