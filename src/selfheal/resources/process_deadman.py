@@ -59,7 +59,8 @@ class DeadMan:
 
     Args:
         timeout: Seconds without a sign of life. More than the healer takes to start, which is a second or two on a busy
-            machine, and than its ``grace``, in which it stops without any sign.
+            machine, and than its ``grace``, in which it stops without any sign. A process that is stopped for longer (SIGSTOP, a
+            debugger) is ended when it goes on.
         exit: End the process, with code 1 and without any cleaning up. If not, only the stacks are written.
         file: Where the stacks go, as of `ThreadDump`. Default: the standard error.
 
