@@ -182,6 +182,22 @@ def test_what_is_kept_is_for_this_user_alone(make, watch, path):
     assert 3 == len(listing(store))
 
 
+def test_a_store_that_was_given_to_a_group_is_taken_again(make, watch, path):
+    """
+    Kubernetes gives all that is in a volume to the group of the pod at each start; the versions are found all the same.
+    """
+    config = make(path)
+    watch(config, 40)
+    store = pathlib.Path(config.store)
+    store.chmod(0o2770)
+    for file in store.iterdir():
+        file.chmod(0o660)
+    path.write_text("broken")
+    started = make(path)
+    started.restore(started.good)
+    assert "first" == path.read_text()
+
+
 def test_restore_brings_back_content_mode_and_owner(make, watch, path):
     """
     A restored file is byte-identical, and as private and as owned as it was.
@@ -569,7 +585,8 @@ def test_a_store_of_other_files_is_refused(make, watch, path, tmp_path):
         make(other, store=config.store)
 
 
-def test_a_folder_that_is_not_its_own_is_refused(make, path, tmp_path):
+@pytest.mark.parametrize("others", [0o701, 0o702, 0o704, 0o755, 0o777, 0o1777])
+def test_a_folder_that_is_not_its_own_is_refused(make, path, tmp_path, others):
     """
     The store is never somebody's folder, open to others, or a file.
     """
@@ -577,7 +594,7 @@ def test_a_folder_that_is_not_its_own_is_refused(make, path, tmp_path):
     full.mkdir(0o700)
     (full / "diary").write_text("dear diary")
     opened.mkdir()
-    opened.chmod(0o755)
+    opened.chmod(others)
     with pytest.raises(ConfigError, match="is in use for something else: diary is there"):
         make(path, store=full)
     with pytest.raises(ConfigError, match=r"is not this user's alone \(mode 0700\)"):

@@ -71,7 +71,8 @@ class ConfigFiles:
     """
     One or several configuration files, and the last versions of them that worked.
 
-    What is kept of a file is content, mode and owner, in a folder that only this user can enter. Several files are
+    What is kept of a file is content, mode and owner, in a folder that only this user can enter (and its
+    group, if you or Kubernetes say so). Several files are
     *one* version: they are put back together, or none is. They become the last known good version when the check that
     watches them (see `watching`) has been healthy for *healthy_for* seconds without a change of theirs. That version
     is never dropped; of all others, the good and what was rolled back from, the latest are kept.

@@ -164,9 +164,10 @@ class ConfigStore:
         problem = None
         if not stat.S_ISDIR(found.st_mode):
             problem = "is no folder"
-        elif found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        elif found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o007:
             # Whoever can write there says what is restored; whoever can read there reads every secret there ever was.
-            problem = "is not this user's alone (mode 0700)"
+            # It is made without a group: if it has one, somebody gave it, as Kubernetes does with the fsGroup of a pod.
+            problem = "is not this user's alone (mode 0700), or that of a group as well (0770)"
         elif strangers := set(os.listdir(self.folder)) - {_MANIFEST, _LOCK, *self._own_names()}:
             problem = f"is in use for something else: {min(strangers)} is there"
         if problem is not None:
