@@ -12,6 +12,7 @@ import stat
 import pytest
 
 from selfheal import ConfigError, Escalate, HealthStatus, Unhealthy
+from selfheal.resources.log_files import PruneArchives
 from selfheal.resources.log_handlers import LogHandlers, ReopenLog, count_log_errors
 
 
@@ -250,6 +251,53 @@ def test_lost_records_are_counted_and_seen_once(made, tmp_path, capsys, error, k
         probe()
     assert probe() is None
     assert "" == capsys.readouterr().err
+
+
+def test_lost_records_are_told_beside_another_fault_and_once_it_has_gone_not_again(made, tmp_path, ctx):
+    """
+    What was lost while another log was astray is told at each look until that is healed, and then only what is new.
+    """
+    handler, gone = made(Broken(tmp_path / "app.log")), made(logging.FileHandler(tmp_path / "gone.log"))
+    count_log_errors(handler)
+    probe = LogHandlers()
+    handler.error = ValueError("secret")
+    write(handler, "one")
+    os.unlink(gone.baseFilename)
+    for _ in range(2):
+        with pytest.raises(Unhealthy, match=r"^stale: .*gone\.log was deleted.*app\.log could not write 1 records"):
+            probe()
+    ReopenLog().recover(ctx)
+    assert probe() is None
+    write(handler, "two")
+    with pytest.raises(Unhealthy, match=r"^error: .*app\.log could not write 1 records \(ValueError\)$"):
+        probe()
+    assert probe() is None
+
+
+@pytest.mark.parametrize("delay", [False, True])
+def test_a_name_that_cannot_be_looked_at_is_told_and_keeps_nobody_from_the_others(made, tmp_path, ctx, delay):
+    """
+    The audit names it and goes on, the other handlers are reopened, and archives are pruned.
+    """
+    unseen = made(logging.FileHandler(tmp_path / "loop.log", delay=delay))
+    gone = made(logging.FileHandler(tmp_path / "gone.log"))
+    for path in ("loop.log", "gone.log"):
+        (tmp_path / path).unlink(missing_ok=True)
+    (tmp_path / "loop.log").symlink_to("loop.log")
+    for number in range(3):
+        (tmp_path / f"app.log.{number}").write_text("x" * 1000)
+    said = r"FileHandler of .*loop\.log cannot be looked at: Too many levels of symbolic links\.$"
+    with pytest.raises(Unhealthy, match=rf"^stale: .*gone\.log was deleted.* {said}"):
+        LogHandlers()()
+    with contextlib.nullcontext() if delay else pytest.raises(OSError, match="Too many levels"):
+        ReopenLog().recover(ctx)
+    write(gone, "found")
+    assert "found\n" == (tmp_path / "gone.log").read_text()
+    with pytest.raises(Unhealthy, match=f"^error: {said}"):
+        LogHandlers()()
+    PruneArchives(tmp_path, "app.log.*", max_total_bytes=1000).recover(ctx)
+    assert 1 == len(list(tmp_path.glob("app.log.*")))
+    unseen.close()
 
 
 def test_counting_is_undone(made, tmp_path, capsys):

@@ -51,7 +51,8 @@ class LogHandlers:
                  NULs, and each opening empties it
     ``full``     records were lost for want of room since the last look,
                  if `count_log_errors` counts them
-    ``error``    records were lost for another reason
+    ``error``    records were lost for another reason, or the name of a
+                 file cannot be looked at
     ============ =======================================================
 
     Several handlers that have the same file open make it degraded, with the kind ``corrupt``: nothing can heal that
@@ -66,8 +67,9 @@ class LogHandlers:
     .. versionadded:: 26.1.0
     """
 
-    _seen: weakref.WeakKeyDictionary[LogErrors, int] = attrs.field(
-        factory=lambda: weakref.WeakKeyDictionary[LogErrors, int](), init=False, repr=False
+    # How many errors there were when nothing else was wrong, and when they were told.
+    _seen: weakref.WeakKeyDictionary[LogErrors, tuple[int, int]] = attrs.field(
+        factory=lambda: weakref.WeakKeyDictionary[LogErrors, tuple[int, int]](), init=False, repr=False
     )
 
     def __call__(self) -> CheckResult | None:
@@ -78,32 +80,44 @@ class LogHandlers:
             `None` if all is well; degraded if several handlers share a file.
 
         Raises:
-            Unhealthy: What is worst, with the kinds above. The message names the handlers and says what to do.
+            Unhealthy: The kind of what is worst, in the order above, and all of it in the message, which names the
+                handlers and says what to do.
         """
         handlers = live_handlers()
-        lost, is_full = self._lost(handlers)
-        if gone := [fault for handler in handlers if (fault := strayed(handler))]:
-            raise Unhealthy("stale", f"{_some(gone)}. Reopen it (ReopenLog); WatchedFileHandler does so by itself.")
+        faults: list[tuple[str, str]] = []
+        gone, unseen = _astray(handlers)
+        if gone:
+            faults.append(("stale", f"{_some(gone)}. Reopen it (ReopenLog); WatchedFileHandler does so by itself."))
         if emptying := [_called(handler) for handler in handlers if _empties(handler)]:
             advice = "Pass mode='a'; ReopenLog makes it append from now on."
-            raise Unhealthy("corrupt", f"{_some(emptying)}: mode 'w' empties what is there. {advice}")
+            faults.append(("corrupt", f"{_some(emptying)}: mode 'w' empties what is there. {advice}"))
+        lost, is_full = self._lost(handlers, alone=not faults and not unseen)
         if lost:
-            raise Unhealthy("full" if is_full else "error", _some(lost))
+            faults.append(("full" if is_full else "error", _some(lost)))
+        if unseen:
+            faults.append(("error", _some(unseen)))
+        if faults:
+            raise Unhealthy(faults[0][0], " ".join(message for _, message in faults))
         if shared := _shared(handlers):
             message = f"{_some(shared)}. Give all loggers the same handler: with two, one rotates what the other still writes."
             return CheckResult(HealthStatus.DEGRADED, fault=Fault("corrupt", message=message))
         return None
 
-    def _lost(self, handlers: Iterable[logging.FileHandler]) -> tuple[list[str], bool]:
-        """What was lost since the last look, and whether for want of room."""
+    def _lost(self, handlers: Iterable[logging.FileHandler], *, alone: bool) -> tuple[list[str], bool]:
+        """
+        What was lost since the last look, and whether for want of room.
+
+        Beside another fault it is told at every look, or the one that confirms that fault would not tell it.
+        """
         told: list[str] = []
         is_full = False
         for handler in handlers:
             errors = errors_of(handler)
             if errors is not None:
                 count = errors.count
-                new = count - self._seen.get(errors, 0)
-                self._seen[errors] = count
+                seen, before = self._seen.get(errors, (0, 0))
+                new = count - (before if alone else seen)
+                self._seen[errors] = (count if alone else seen, count)
                 if new:
                     told.append(f"{_called(handler)} could not write {new} records ({errors.last})")
                     is_full = is_full or errors.is_full
@@ -140,7 +154,7 @@ class ReopenLog(RecoveryAction):
 
         Raises:
             Escalate: If no handler needs it, the one that is given keeps its file itself, or a name is a new symlink.
-            OSError: If a file cannot be opened.
+            OSError: If a file cannot be opened. The others are reopened all the same.
         """
         if self.handler is not None and keeps_its_file(self.handler):
             msg = f"{_called(self.handler)} writes and rolls over in its own way, and must reopen its file itself"
@@ -149,15 +163,21 @@ class ReopenLog(RecoveryAction):
         if not handlers:
             msg = "no handler needs to be reopened: each appends to the file that has its name"
             raise Escalate(msg)
+        failed: list[OSError | Escalate] = []
         for handler in handlers:
             ctx.check()
             handler.acquire()
             try:
                 _reopen(handler)
+            except (OSError, Escalate) as exc:
+                failed.append(exc)
+                continue
             finally:
                 handler.release()
             # Only now: whoever listens may log, with this very handler.
             ctx.log(f"{_called(handler)} was reopened")
+        if failed:
+            raise failed[0]
 
     def plan(self) -> str:
         """
@@ -167,7 +187,7 @@ class ReopenLog(RecoveryAction):
         return f"reopen {_some(map(_called, handlers)) or 'nothing'}"
 
     def _needy(self) -> tuple[logging.FileHandler, ...]:
-        return tuple(handler for handler in live_handlers() if _empties(handler) or strayed(handler))
+        return tuple(handler for handler in live_handlers() if _empties(handler) or any(_astray([handler])))
 
 
 def _reopen(handler: logging.FileHandler) -> None:
@@ -176,6 +196,19 @@ def _reopen(handler: logging.FileHandler) -> None:
         handler.mode = "a"  # the next record opens it, also if it was closed meanwhile
     else:
         replace_stream(handler, open_file(handler))
+
+
+def _astray(handlers: Iterable[logging.FileHandler]) -> tuple[list[str], list[str]]:
+    """Those whose file has not its name any more, and those of which nobody can tell."""
+    gone: list[str] = []
+    unseen: list[str] = []
+    for handler in handlers:
+        try:
+            if fault := strayed(handler):
+                gone.append(fault)
+        except OSError as exc:
+            unseen.append(f"{_called(handler)} cannot be looked at: {exc.strerror}.")
+    return gone, unseen
 
 
 def _empties(handler: logging.FileHandler) -> bool:

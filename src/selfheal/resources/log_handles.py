@@ -97,6 +97,9 @@ def open_file(handler: logging.FileHandler) -> os.stat_result | None:
 def named_file(path: str) -> os.stat_result | None:
     """
     The file that is called *path* now, or `None` if none is.
+
+    Raises:
+        OSError: If it cannot be looked at: permissions, a symlink to itself, a file server that has gone.
     """
     try:
         return os.stat(path)
@@ -122,6 +125,9 @@ def keeps_its_file(handler: logging.FileHandler) -> bool:
 def strayed(handler: logging.FileHandler) -> str | None:
     """
     What is wrong with the name of the file that *handler* has open; `None` if nothing is. Its lock is taken only then.
+
+    Raises:
+        OSError: As for `named_file`.
     """
     if _strayed(handler) is None:
         return None
@@ -134,8 +140,10 @@ def strayed(handler: logging.FileHandler) -> str | None:
 
 
 def _strayed(handler: logging.FileHandler) -> str | None:
+    if reopens_by_itself(handler):
+        return None
     opened, named = open_file(handler), named_file(handler.baseFilename)
-    if opened is None or reopens_by_itself(handler):
+    if opened is None:
         return None
     if named is None:
         return f"{handler.baseFilename} was deleted or renamed, and is still written ({opened.st_size} bytes)"
@@ -189,7 +197,7 @@ def live_files() -> frozenset[Identity]:
     files: set[Identity] = set()
     for handler in _handlers():
         if isinstance(handler, logging.FileHandler):
-            for status in (open_file(handler), named_file(handler.baseFilename)):
+            for status in (open_file(handler), _seen(handler.baseFilename)):
                 if status is not None:
                     files.add(identity(status))
     return frozenset(files)
@@ -204,10 +212,18 @@ def live_handlers() -> tuple[logging.FileHandler, ...]:
     for handler in _handlers():
         if isinstance(handler, logging.FileHandler) and (handler.stream is not None or id(handler) in attached):
             _remembered(handler)
-            file = open_file(handler) or named_file(handler.baseFilename)
+            file = open_file(handler) or _seen(handler.baseFilename)
             if file is None or stat.S_ISREG(file.st_mode):
                 found[id(handler)] = handler
     return tuple(found.values())
+
+
+def _seen(path: str) -> os.stat_result | None:
+    # One name that cannot be looked at must not keep anybody from the other handlers. LogHandlers tells of it.
+    try:
+        return named_file(path)
+    except OSError:
+        return None
 
 
 def _handlers() -> Iterator[logging.Handler]:
