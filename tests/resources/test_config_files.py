@@ -220,6 +220,54 @@ def test_restore_brings_back_content_mode_and_owner(make, watch, path):
     assert config.good == config.present == config.restore(config.good)
 
 
+def test_whatever_is_replaced_is_on_the_disk_before_and_after(make, watch, path, monkeypatch):
+    """
+    Each file is synced whole, with its mode, then renamed, then its folder is synced, as it is when one goes; contents
+    come before the manifest that names them, and that before the files that it announces.
+    """
+    events = []
+    fsync, replace, unlink = os.fsync, os.replace, os.unlink
+
+    def recorded_fsync(descriptor):
+        found = os.fstat(descriptor)
+        fsync(descriptor)
+        events.append(("sync", found.st_ino, 0 if stat.S_ISDIR(found.st_mode) else found.st_size, found.st_mode))
+
+    def recorded_replace(source, target):
+        found = os.stat(source)
+        replace(source, target)
+        events.append(("replace", os.path.abspath(target), found))
+
+    def recorded_unlink(target):
+        unlink(target)
+        events.append(("unlink", target))
+
+    new = path.with_name("new.conf")
+    new.write_text("soon gone")
+    config = make(path, new)
+    new.unlink()
+    watch(config, 40)
+    path.write_text("broken, and kept")
+    new.write_text("not so good")
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    monkeypatch.setattr(os, "unlink", recorded_unlink)
+    config.restore(config.good)
+    replaced = []
+    for at, event in enumerate(events):
+        if event[0] == "replace":
+            _, target, made = event
+            folder = os.stat(os.path.dirname(target))
+            assert ("sync", made.st_ino, made.st_size, made.st_mode) in events[:at]
+            assert ("sync", folder.st_ino, 0, folder.st_mode) == events[at + 1]
+            replaced.append(os.path.basename(target))
+        elif event == ("unlink", str(new)):
+            assert ("sync", folder.st_ino, 0, folder.st_mode) == events[at + 1]
+    assert [64, 64] == list(map(len, replaced[:2]))
+    assert ["versions.json", path.name, "versions.json"] == replaced[2:]
+    assert ("unlink", str(new)) in events
+
+
 def test_what_was_restored_over_is_kept_and_can_be_had_again(make, watch, path):
     """
     Nothing an operator wrote is lost: the version that was replaced can be restored in its turn.
