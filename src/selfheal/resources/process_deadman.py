@@ -59,8 +59,8 @@ class DeadMan:
 
     Args:
         timeout: Seconds without a sign of life. More than the healer takes to start, which is a second or two on a busy
-            machine, and than its ``grace``, in which it stops without any sign. A process that is stopped for longer (SIGSTOP, a
-            debugger) is ended when it goes on.
+            machine, and than its ``grace``, in which it stops without any sign. A process that is stopped for longer
+            (SIGSTOP, a debugger) is ended when it goes on.
         exit: End the process, with code 1 and without any cleaning up. If not, only the stacks are written.
         file: Where the stacks go, as of `ThreadDump`. Default: the standard error.
 
@@ -107,7 +107,7 @@ class DeadMan:
                 self._fd = open_dump(self._file)
             if not _hooked and hasattr(os, "register_at_fork"):
                 # A child that inherits the timer, but not its thread, would wait for that thread when it ends: for ever.
-                os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
+                os.register_at_fork(before=_before_fork, after_in_parent=self._after_fork, after_in_child=_in_child)
                 _hooked.append(True)
             try:
                 self._wind_up()
@@ -166,19 +166,19 @@ class DeadMan:
         if left > 0 or self._exit:
             self._arm(max(left, _AT_ONCE))
 
+    @staticmethod
+    def _after_fork() -> None:
+        try:
+            for dead_man in _armed:
+                dead_man._go_on()
+        finally:
+            _lock.release()
+
 
 def _before_fork() -> None:
     _lock.acquire()
     if _armed:
         faulthandler.cancel_dump_traceback_later()
-
-
-def _after_fork() -> None:
-    try:
-        for dead_man in _armed:
-            dead_man._go_on()
-    finally:
-        _lock.release()
 
 
 def _in_child() -> None:
