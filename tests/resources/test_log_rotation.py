@@ -19,7 +19,7 @@ from selfheal import ConfigError, Escalate
 from selfheal.errors import CancelledRecoveryError
 from selfheal.resources import log_compression
 from selfheal.resources.log_files import LogOverflow, PruneArchives, RotateLog, log_ladder
-from selfheal.resources.log_handlers import count_log_errors
+from selfheal.resources.log_handlers import ReopenLog, count_log_errors
 
 
 HANDLERS = {
@@ -270,6 +270,51 @@ def test_a_handler_with_a_way_of_its_own_is_asked(tmp_path, made, ctx):
     RotateLog(handler).recover(ctx)
     assert 1 == handler.rolled
     assert [] == archives(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["a", "w"])
+def test_a_handler_that_opens_its_file_in_its_own_way_is_asked_for_it(tmp_path, made, ctx, mode):
+    """
+    What a subclass makes of its file, compressed or encrypted, it still makes of it behind a rotation, and as private.
+    """
+
+    class Packing(logging.FileHandler):
+        def _open(self):
+            return gzip.open(self.baseFilename, f"{self.mode}t", encoding=self.encoding)
+
+    handler = made(Packing(tmp_path / "app.log", mode=mode))
+    os.chmod(handler.baseFilename, 0o600)
+    rotate = RotateLog(handler, compress=False)
+    write(handler, "old")
+    rotate.recover(ctx)
+    write(handler, "secret")
+    ReopenLog(handler).recover(ctx)
+    write(handler, "new")
+    handler.close()
+    (archive,) = archives(tmp_path)
+    assert b"old\n" == gzip.decompress(archive.read_bytes())
+    assert b"secret\nnew\n" == gzip.decompress((tmp_path / "app.log").read_bytes())
+    assert 0o600 == stat.S_IMODE(os.stat(tmp_path / "app.log").st_mode)
+
+
+def test_an_own_way_to_open_that_fails_leaves_the_handler_as_it_is(tmp_path, made, ctx):
+    """
+    If a subclass cannot open its file the old one is written on, in the mode it had.
+    """
+
+    class Failing(logging.FileHandler):
+        def _open(self):
+            if self.stream is not None:
+                raise OSError("no key")
+            return super()._open()
+
+    handler = made(Failing(tmp_path / "app.log", mode="w", delay=True))
+    write(handler, "before")
+    with pytest.raises(OSError, match="no key"):
+        RotateLog(handler).recover(ctx)
+    write(handler, "after")
+    contents = [path.read_text() for path in tmp_path.glob("app.log*") if path.stat().st_size]
+    assert (["before\nafter\n"], "w") == (contents, handler.mode)
 
 
 class Interrupted(str):

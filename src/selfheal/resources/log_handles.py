@@ -5,13 +5,14 @@ What can be known about the file behind a logging handler, without writing to it
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import logging.handlers
 import os
 import stat
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from selfheal.errors import ConfigError, Escalate, Unhealthy
 
@@ -156,7 +157,8 @@ def replace_stream(handler: logging.FileHandler, like: os.stat_result | None) ->
     """
     Go on in the file that has the handler's name now, or, if it cannot be opened, where it wrote before.
 
-    Call it with the handler's lock. From now on the handler appends: mode "w" would empty what others have written.
+    Call it with the handler's lock. From now on the handler appends: mode "w" would empty what others have written. A
+    handler that opens its file in a way of its own, compressed or encrypted, is asked for that.
 
     Args:
         handler: Of the file.
@@ -181,13 +183,25 @@ def replace_stream(handler: logging.FileHandler, like: os.stat_result | None) ->
                 return file
         return os.open(path, flags, 0o666)
 
-    new = open(path, "a", encoding=handler.encoding, errors=handler.errors, opener=opener)  # noqa: SIM115
+    new = _opened(handler, path, opener)
     handler.mode = "a"
     old, handler.stream = handler.stream, new
     # What is left in its buffer could not be written before either, which the handler has reported then.
     with contextlib.suppress(OSError):
         if old is not None:
             old.close()
+
+
+def _opened(handler: logging.FileHandler, path: str, opener: Callable[[str, int], int]) -> io.TextIOWrapper:
+    own = getattr(handler, "_open", None)
+    if own is None or getattr(own, "__module__", None) == "logging":
+        return open(path, "a", encoding=handler.encoding, errors=handler.errors, opener=opener)
+    os.close(opener(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT))  # it finds the file made, as private as it was
+    mode, handler.mode = handler.mode, "a"
+    try:
+        return cast("io.TextIOWrapper", own())
+    finally:
+        handler.mode = mode
 
 
 def live_files() -> frozenset[Identity]:

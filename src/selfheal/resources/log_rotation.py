@@ -66,7 +66,7 @@ class RotateLog(RecoveryAction):
     It works for every stdlib `FileHandler`. The numbering or dating of
     `RotatingFileHandler` and `TimedRotatingFileHandler` is not used: a manual
     ``doRollover`` of theirs deletes an archive, or does nothing. A subclass with a ``doRollover`` of its own
-    is asked for that, because only it knows how it writes.
+    is asked for that, because only it knows how it writes; one that opens its file in its own way opens the new one.
 
     Several processes may write the file, each with a handler of its own and this action: one rotates, under a lock on
     the file, and the others only reopen. What they write until then is in the archive, which is
