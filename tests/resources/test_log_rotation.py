@@ -428,6 +428,33 @@ def archive(tmp_path):
     return path
 
 
+def test_a_packed_file_is_on_the_disk_before_the_plain_one_goes(archive, monkeypatch, packed):
+    """
+    All of it is written, then it is flushed to the disk, then it gets its name, and only then the plain one is deleted.
+    """
+    compress, suffix, decompress = packed
+    done = []
+
+    def recorded(call):
+        really = getattr(os, call)
+
+        def record(what, *args, **options):
+            if call == "fsync":
+                unfinished = archive.with_name(f"archive{suffix}.tmp")
+                assert os.path.samestat(os.fstat(what), os.stat(unfinished))
+                done.append((call, decompress(unfinished.read_bytes()) == archive.read_bytes()))
+            else:
+                done.append((call, *(os.path.basename(path) for path in (what, *args))))
+            return really(what, *args, **options)
+
+        monkeypatch.setattr(os, call, record)
+
+    for call in ("fsync", "replace", "unlink"):
+        recorded(call)
+    log_compression.compress(str(archive), compress, check=lambda: None)
+    assert [("fsync", True), ("replace", f"archive{suffix}.tmp", f"archive{suffix}"), ("unlink", "archive")] == done
+
+
 class Killed(BaseException):
     """Ends whoever compresses."""
 
