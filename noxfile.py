@@ -154,7 +154,8 @@ def docs(session: nox.Session) -> None:
     _install(session, "docs")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
     session.run("pytest", "docs", "README.md", "-p", "no:randomly", *session.posargs)
-    session.run("pytest", "--doctest-modules", "src", *session.posargs)
+    # Django's commands cannot be imported without a project.
+    session.run("pytest", "--doctest-modules", "src", "--ignore-glob=*/management/*", *session.posargs)
 
 
 @nox.session(python=NEWEST)
