@@ -74,7 +74,10 @@ def test_all_five_faults_are_healed_and_three_of_them_only_with_selfheal(folder:
     The result is JSON of the promised form, says that all five were healed, and nothing else is on stdout.
     """
     with start(folder, "--json", "--quick") as process:
-        out, err = process.communicate()
+        try:
+            out, err = process.communicate(timeout=200)
+        finally:
+            process.kill()  # else leaving would wait for one that hangs
     assert 0 == process.returncode, err
     result: dict[str, Any] = json.loads(out)
     assert ["healed", "faults"] == list(result)
@@ -100,7 +103,10 @@ def test_an_interrupted_demonstration_leaves_nothing_behind(folder: pathlib.Path
         while "1 of 5" not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(number)
-        _, err = process.communicate()
+        try:
+            _, err = process.communicate(timeout=100)
+        finally:
+            process.kill()
     assert (130, "interrupted: the servers are stopped, their files are removed\n") == (process.returncode, err)
     assert ([], []) == left_behind(folder)
 

@@ -35,6 +35,9 @@ HOLD: Final = math.inf
 # and miss it in the next; after 17 s it has always missed it.
 OUTAGE: Final = 17.0
 
+#: Seconds in which a server whose old processes are frozen answers a newcomer, or does not at all.
+_LOOK_WITHIN: Final = 3.0
+
 
 class World:
     """
@@ -135,13 +138,24 @@ class World:
         # worse fault than the one that is to be shown. It takes some luck.
         for _ in range(10):
             self.primary.freeze_backends()
-            with contextlib.suppress(psycopg.Error):
-                self.execute("INSERT INTO orders (item) VALUES ('a look from outside')", timeout=1)
+            if self._serves_newcomers():
                 return
             self.primary.thaw_backends()
             time.sleep(0.5)
         msg = "the server processes could not be frozen so that new connections still work."
         raise SelfHealError(msg)
+
+    def _serves_newcomers(self) -> bool:
+        # Asked from a thread of its own: whoever waits for such a lock hears neither a timeout nor a cancel.
+        served = threading.Event()
+
+        def look() -> None:
+            with contextlib.suppress(psycopg.Error):
+                self.execute("INSERT INTO orders (item) VALUES ('a look from outside')", timeout=1)
+                served.set()
+
+        threading.Thread(target=look, daemon=True).start()
+        return served.wait(_LOOK_WITHIN)
 
 
 @attrs.frozen(kw_only=True)
