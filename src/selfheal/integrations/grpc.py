@@ -27,7 +27,7 @@ class GrpcHealth(Following):
         with Healer(checks) as healer, GrpcHealth(Handler(healer), server):
             server.start()
 
-    Until it is started nothing is SERVING.
+    Until it is started nothing is SERVING. Each client that watches takes one of the server's threads as long as it does.
 
     Args:
         handler: Who answers; "pass" and "warn" are SERVING, and for "liveness" what nobody knows is as well.
@@ -48,7 +48,8 @@ class GrpcHealth(Following):
         messages = require("grpc_health.v1.health_pb2", who=__name__, package="grpcio-health-checking", extra="grpc")
         stubs = require("grpc_health.v1.health_pb2_grpc", who=__name__, package="grpcio-health-checking", extra="grpc")
         self._words = messages.HealthCheckResponse
-        self._servicer = health.HealthServicer()
+        # Its other way of serving watchers sends under the lock that one who leaves needs: then the whole server stands.
+        self._servicer = health.HealthServicer(experimental_non_blocking=False)
         self._handler = handler
         self._checks = checks
         self._told: dict[str, Any] = {}
