@@ -33,8 +33,8 @@ from selfheal.testing.servers import Postgres
 asyncpg = pytest.importorskip("asyncpg")
 
 POLICY = HealingPolicy(interval=1, fast_interval=0.2, timeout=1, fall=2)
-#: The longest from a fault to its confirmation, and a second for a machine that has more to do.
-DETECTED = POLICY.fall * 0.2 + POLICY.interval + POLICY.timeout + 1
+#: The longest from a fault to its confirmation.
+DETECTED = POLICY.fall * 0.2 + POLICY.interval + POLICY.timeout
 WORKERS = 2
 
 
@@ -159,7 +159,7 @@ def test_a_server_that_does_not_answer_is_down_in_time(primary: Postgres) -> Non
                 for _ in range(2):
                     started = time.monotonic()
                     assert "down" == await look(PoolHealth(pool, timeout=0.5))
-                    assert time.monotonic() - started < 2
+                    assert time.monotonic() - started < 0.8
                 for action in (ExpireConnections(pool), TerminateHung(pool)):
                     with pytest.raises(Escalate, match="a fresh connection fails as well"):
                         await action.recover(None)  # type: ignore[arg-type]
@@ -260,7 +260,7 @@ def test_frozen_idle_connections_are_stuck_until_they_are_expired(primary: Postg
             primary.freeze_backends()
             started = time.monotonic()
             assert "stuck" == await look(PoolHealth(pool, timeout=0.6))
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 0.9
             await ExpireConnections(pool).recover(context)
             assert ["1"] * 4 == await asyncio.gather(*(pool.fetchval("select '1'") for _ in range(4)))
             assert "healthy" == await look(PoolHealth(pool))
@@ -429,7 +429,7 @@ def test_a_pool_that_waits_to_connect_for_ever_is_backoff_until_it_is_rebuilt(
                 proxy.heal()
                 started = time.monotonic()
                 assert "backoff" == await look(PoolHealth(box))
-                assert time.monotonic() - started < 3
+                assert time.monotonic() - started < 0.5
                 await RebuildPool(box).recover(context)
                 assert 1 == await box.current.fetchval("select 1")
                 assert ["waits", "waits"] == await ended(*users, within=0)
@@ -609,6 +609,7 @@ def test_asyncpg_heals_dead_connections_and_outages_itself(primary: Postgres) ->
             for application in (healed, without):
                 after = await application.ok_after(back, within=3)
                 assert after is not None
+                assert after < 1
             await asyncio.sleep(1)
             assert [] == healed.actions()
 

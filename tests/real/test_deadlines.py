@@ -172,13 +172,10 @@ def test_the_process_of_a_sync_program_exits_within_a_second():
         print(time.monotonic(), flush=True)
         """
     )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    exited = time.monotonic() - float(done.stdout)
 
-    def exited_after() -> float:
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
-        return time.monotonic() - float(done.stdout)
-
-    # A machine that is busy once is not so three times; what keeps an interpreter keeps it each time.
-    assert any(exited_after() <= 1 for _ in range(3))
+    assert exited <= 1
 
 
 def test_threads_tell_the_same_story_by_order():
@@ -403,4 +400,4 @@ def test_a_slow_listener_holds_nothing_up():
         release.set()
     gaps = [later - earlier for earlier, later in itertools.pairwise(runs)]
 
-    assert statistics.median(gaps) < 0.9
+    assert statistics.median(gaps) < 0.3

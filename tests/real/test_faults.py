@@ -50,9 +50,9 @@ def test_a_slow_proxy_delays_answers() -> None:
             return time.monotonic() - started
 
         proxy.latency = 0.2
-        assert 0.2 <= answered_after()
+        assert 0.2 <= answered_after() < 1
         proxy.heal()
-        assert min(answered_after() for _ in range(5)) < 0.2
+        assert answered_after() < 0.2
 
 
 def test_a_slow_call_takes_its_time() -> None:
@@ -63,7 +63,7 @@ def test_a_slow_call_takes_its_time() -> None:
     flaky.slow(0.1)
     started = time.monotonic()
     assert "late" == flaky()
-    assert 0.1 <= time.monotonic() - started
+    assert 0.1 <= time.monotonic() - started < 1
 
 
 @pytest.fixture

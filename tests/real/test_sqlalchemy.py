@@ -216,7 +216,7 @@ def test_a_pool_in_use_is_slow_and_nobody_is_kept_waiting_by_the_look(engines: E
     used = [engines.take(engine) for _ in range(2)]
     started = time.monotonic()
     assert "degraded" == engines.look(probe)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 0.8
     for connection in used:
         engines.call(connection.close)
     assert "healthy" == engines.look(probe)
@@ -249,7 +249,7 @@ def test_a_server_that_does_not_answer_is_down_in_time(engines: Engines, primary
         for _ in range(3):
             started = time.monotonic()
             assert "down" == engines.look(probe)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 0.9
         proxy.heal()
         assert eventually(lambda: engines.look(probe) == "healthy")
 
@@ -436,7 +436,7 @@ def test_idle_connections_that_are_mute_never_hold_up_a_dispose(
     primary.freeze_backends()
     started = time.monotonic()
     engines.call(action.recover, context)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 0.5
     assert [] == engines.errors(engine, 2)
     assert eventually(lambda: all(socket.silent_for() is None for socket in old))
 
@@ -779,8 +779,8 @@ def test_a_detached_connection_ends_with_its_last_user(primary: Postgres) -> Non
 
 POLICY = HealingPolicy(interval=1, fast_interval=0.2, timeout=1, fall=2)
 
-#: Seconds from the fault to the incident, and one for a machine that has more to do.
-DETECTED = 2 * 0.2 + 1 + 1 + 1
+#: Seconds from the fault to the incident.
+DETECTED = 2 * 0.2 + 1 + 1
 
 
 class Application:
