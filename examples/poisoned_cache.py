@@ -77,24 +77,20 @@ class Customers:
     def __init__(self) -> None:
         self.gone = threading.Event()
         self.thread = threading.Thread(target=self.ask)
-        self.forget()
-
-    def forget(self) -> None:
-        self.asked, self.wrong = 0, {"healed": 0, "unhealed": 0}
+        self.answers: list[tuple[bool, bool]] = []
 
     def ask(self) -> None:
         while not self.gone.wait(0.001):
             for article in ARTICLES:
-                self.asked += 1
-                for shop, price in (("healed", gate.get), ("unhealed", unhealed)):
-                    self.wrong[shop] += not is_right(article, price(article))
+                answers = self.answers  # what was asked for earlier is not counted as of now
+                answers.append((is_right(article, gate.get(article)), is_right(article, unhealed(article))))
 
     def served(self) -> str:
         """How a third of a second is to them."""
-        self.forget()
+        self.answers = []
         time.sleep(0.3)
-        shares = {shop: round(100 * wrong / self.asked) for shop, wrong in self.wrong.items()}
-        return ", ".join(f"{shop}: {share} % wrong" for shop, share in shares.items())
+        wrong = [round(100 * column.count(False) / len(column)) for column in zip(*self.answers, strict=True)]
+        return "healed: {} % wrong, unhealed: {} % wrong".format(*wrong)
 
 
 # Seconds instead of the defaults' minutes, because somebody is watching.
