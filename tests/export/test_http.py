@@ -535,3 +535,35 @@ def test_what_has_changed_is_in_the_next_answer():
 
     world.run(look, 0.001, look)
     assert [503, 200] == seen
+
+
+@pytest.mark.parametrize("age", [0.0, 1.0])
+def test_who_is_woken_by_a_change_never_reads_what_was_before_it(age: float) -> None:
+    """
+    Also where another thread had begun to look before the change, and comes back after it.
+    """
+
+    class Interrupted(VirtualClock):
+        change: Callable[[], object] | None = None
+
+        def wall(self) -> float:  # which a snapshot asks for when it has begun
+            change, self.change = self.change, None
+            if change is not None:
+                change()
+            return super().wall()
+
+    clock, seen = Interrupted(), []
+    handler = Handler(Healer([], clock=clock))
+    if age:
+        handler.view()
+        clock.pass_time(age)
+
+    def change() -> None:
+        clock.pass_time(0.01)
+        handler.renew()
+        seen.append(handler.view().snapshot.at)
+
+    clock.change = change
+    handler.view()
+    seen.append(handler.view().snapshot.at)
+    assert [age + 0.01] * 2 == seen

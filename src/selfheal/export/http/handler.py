@@ -45,11 +45,17 @@ _BAD: Final = 400
 class View:
     """
     A snapshot, the checks it is of, and the answers that were made from it.
+
+    Args:
+        snapshot: Made after *asked*.
+        checks: Of the healer.
+        asked: What `Handler.renew` had left when this was begun.
     """
 
-    def __init__(self, snapshot: Snapshot, checks: tuple[HealthCheck, ...]) -> None:
+    def __init__(self, snapshot: Snapshot, checks: tuple[HealthCheck, ...], asked: object) -> None:
         self.snapshot = snapshot
         self.checks = checks
+        self.asked = asked
         self.answers: dict[tuple[str, bool], Response] = {}
 
 
@@ -83,6 +89,7 @@ class Handler:
     expose_errors: bool = attrs.field(default=False, kw_only=True)
     draining: bool = attrs.field(default=False, init=False)
     _view: View | None = attrs.field(default=None, init=False)
+    _asked: object = attrs.field(default=None, init=False)
     changes: events.Changes = attrs.field(init=False)
     _started: bool = attrs.field(default=False, init=False)
     _reads: Mapping[str, Callable[[View, Request, bool], Response]] = attrs.field(init=False)
@@ -165,17 +172,21 @@ class Handler:
         """
         The present snapshot.
         """
-        view = self._view
-        snapshot = self.healer.snapshot(max_age=0.0 if view is None else KEEP)
-        if view is None or view.snapshot is not snapshot:
-            view = self._view = View(snapshot, self.healer.checks)
+        view, asked = self._view, self._asked
+        # One that another thread had begun before `renew` and put there after it is told by what it was asked by.
+        if view is None or view.asked is not asked:
+            view = self._view = View(self.healer.snapshot(), self.healer.checks, asked)
+            return view
+        snapshot = self.healer.snapshot(max_age=KEEP)
+        if snapshot is not view.snapshot and snapshot.at >= view.snapshot.at:
+            view = self._view = View(snapshot, self.healer.checks, asked)
         return view
 
     def renew(self) -> None:
         """
-        The next answer is made from a new snapshot.
+        Whatever is asked for from now on is answered from a snapshot that is made from now on.
         """
-        self._view = None
+        self._asked = object()
 
     # --- groups ----------------------------------------------------------------
 
