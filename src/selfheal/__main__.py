@@ -281,9 +281,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _leave(status: int) -> NoReturn:
     """
-    End, also if an application that was only looked at has threads that never do; then without its exit handlers.
+    End, also if an application that was only looked at has threads that never do, or that its pools would wait for;
+    then without its exit handlers.
     """
-    if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
+    if threading.active_count() == 1:
         sys.exit(status)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # it is closed

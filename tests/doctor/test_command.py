@@ -203,15 +203,19 @@ def test_what_the_application_prints_at_its_end_stays_out_of_the_report(module):
     assert {"exit", "buffered"} == set(done.stderr.split())
 
 
-def test_it_ends_though_the_application_has_threads_that_do_not(module):
+@pytest.mark.parametrize(
+    "waits", ["thread.start()", "thread.daemon = True; thread.start(); atexit.register(thread.join)"]
+)
+def test_it_ends_though_the_application_has_threads_that_do_not(module, waits):
     """
-    A thread that an import has started keeps nobody waiting for the exit status.
+    A thread that an import has started keeps nobody waiting for the exit status; nor does a pool that waits for its own.
     """
     name = module(
         HEALER
-        + """
-    import threading
-    threading.Thread(target=threading.Event().wait).start()
+        + f"""
+    import atexit, threading
+    thread = threading.Thread(target=threading.Event().wait)
+    {waits}
     """
     )
     command = [sys.executable, "-m", "selfheal", "doctor", f"{name}:healer", "--json"]
