@@ -57,8 +57,17 @@ def _newest() -> str:
 NEWEST = _newest()
 
 
+_installed: dict[pathlib.Path, set[str]] = {}
+
+
 def _install(session: nox.Session, *groups: str) -> None:
-    session.install("-e", ".", *(f"--group={group}" for group in groups))
+    """
+    Install what this run of nox has not yet put there: to ask pip for the same again takes longer than most sessions.
+    """
+    there = _installed.setdefault(pathlib.Path(session.virtualenv.location).resolve(), set())
+    if missing := [group for group in groups if group not in there]:
+        session.install("-e", ".", *(f"--group={group}" for group in missing))
+        there.update(missing)
 
 
 @nox.session(python=VERSIONS)
@@ -66,7 +75,7 @@ def tests(session: nox.Session) -> None:
     """Virtual time, on asyncio and trio: `tests`."""
     _install(session, "tests")
     thorough = IN_CI and session.python == NEWEST  # property tests at length once; the other versions get the short run
-    if thorough and sys.platform != "win32":
+    if session.python == NEWEST and sys.platform != "win32":
         _share_environment(pathlib.Path(session.virtualenv.location))
     session.run("pytest", "-n=auto", f"--hypothesis-profile={'ci' if thorough else 'dev'}", *session.posargs)
 
@@ -83,16 +92,17 @@ def _share_environment(environment: pathlib.Path) -> None:
 
 @nox.session(python=NEWEST)
 def real(session: nox.Session) -> None:
-    """Real time, with servers from pip: `tests/real`. In CI a skip is a failure."""
+    """Real time, with servers from pip: `tests/real`. In CI all of them, and a skip is a failure."""
     _install(session, "tests")
-    # They wait more than they work: two at a time, each file as a whole, for it shares its servers, and in the order of
+    # They wait more than they work: four at a time, each file as a whole, for it shares its servers, and in the order of
     # their conftest, which has the longest first.
     session.run(
         "pytest",
-        "-n=2",
+        "-n=4",
         "--dist=loadfile",
         "--no-loadscope-reorder",
         "tests/real",
+        *([] if IN_CI else ["-m", "not at_length"]),
         *session.posargs,
         env={"SELFHEAL_NO_SKIPS": "1"} if IN_CI else {},
     )

@@ -24,15 +24,21 @@ HERE = pathlib.Path(__file__).parent
 
 #: Files whose tests take longest. They begin first, so that no worker waits for another at the end.
 LONGEST = (
-    "demo",
-    "gunicorn",
-    "journal_kills",
-    "pool_healing",
     "examples",
     "standby",
-    "config_kills",
-    "journal",
+    "demo",
+    "pool_healing",
     "asyncpg",
+    "sqlalchemy",
+    "http",
+    "redis",
+    "psycopg",
+    "journal",
+    "gunicorn",
+    "journal_kills",
+    "deadlines",
+    "log_files",
+    "process",
 )
 
 

@@ -41,6 +41,7 @@ def soon(claim: Callable[[], bool]) -> bool:
     return claim()
 
 
+@pytest.mark.at_length
 @pytest.mark.parametrize(("pool", "processes"), [("solo", 1), ("prefork", 2)])
 def test_each_process_heals_and_says_that_it_lives(tmp_path: pathlib.Path, pool: str, processes: int) -> None:
     """

@@ -68,6 +68,7 @@ def left_behind(folder: pathlib.Path) -> tuple[list[str], list[str]]:
     return [path.name for path in folder.iterdir()], [line for line in processes if str(folder) in line]
 
 
+@pytest.mark.at_length
 @pytest.mark.timeout(240)
 def test_all_five_faults_are_healed_and_three_of_them_only_with_selfheal(folder: pathlib.Path) -> None:
     """
@@ -92,6 +93,7 @@ def test_all_five_faults_are_healed_and_three_of_them_only_with_selfheal(folder:
     assert ([], []) == left_behind(folder)
 
 
+@pytest.mark.at_length
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demonstration_leaves_nothing_behind(folder: pathlib.Path, number: signal.Signals) -> None:

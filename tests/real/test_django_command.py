@@ -26,6 +26,7 @@ def managed(folder: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr.strip()
 
 
+@pytest.mark.at_length
 def test_the_command_asks_a_process_of_the_project(tmp_path: pathlib.Path) -> None:
     """
     Where the settings say, or as it is told: 0 and how it is, 1 and why not, 2 for what cannot be asked.

@@ -141,6 +141,7 @@ def test_every_example_is_run() -> None:
     assert set(PRINTED) == {path.name for path in EXAMPLES.glob("*.py")}
 
 
+@pytest.mark.at_length
 @pytest.mark.parametrize("name", PRINTED)
 def test_example_tells_how_it_was_healed(name: str) -> None:
     """

@@ -160,6 +160,7 @@ def test_two_processes_become_one_page(tmp_path):
 
 
 @needs_fork
+@pytest.mark.at_length
 @pytest.mark.parametrize("several", [False, True], ids=["registry", "multiprocess"])
 def test_a_child_neither_deadlocks_nor_counts_twice(tmp_path, several):
     """

@@ -92,6 +92,7 @@ def test_each_worker_heals_and_stops_what_it_owns(
     assert {f"stopped-{pid}" for pid in workers} == {path.name for path in tmp_path.glob("stopped-*")}
 
 
+@pytest.mark.at_length
 def test_four_preloaded_workers_heal_their_own_pools_and_outlive_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Each worker heals the pool that is its own; one that is killed disturbs no other, and its successor heals as well.

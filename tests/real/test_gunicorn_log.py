@@ -188,6 +188,7 @@ def test_a_log_of_four_workers_is_rotated_by_one_of_them(serve: Callable[..., Se
     assert_nothing_is_lost_and_each_was_due(server)
 
 
+@pytest.mark.at_length
 def test_whoever_is_killed_while_it_rotates_costs_no_line(serve: Callable[..., Server]) -> None:
     """
     The worker that rotates is killed at each step of it, one after the other: another finishes the work, a new worker

@@ -129,6 +129,7 @@ main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 """
 
 
+@pytest.mark.at_length
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
 def test_no_held_change_is_silently_left_wherever_its_process_is_killed(tmp_path):
     """

@@ -64,6 +64,7 @@ def lost_and_told(folder, make, rotate=None):
     return len(wanted - found), told
 
 
+@pytest.mark.at_length
 def test_rotating_file_handlers_of_several_processes_lose_lines_in_silence(tmp_path):
     """
     The standard library's handler, in several processes, loses more lines than it tells errors.
@@ -72,6 +73,7 @@ def test_rotating_file_handlers_of_several_processes_lose_lines_in_silence(tmp_p
     assert lost > told
 
 
+@pytest.mark.at_length
 def test_copytruncate_loses_lines_in_silence(tmp_path):
     """
     What is written between the copy and the truncation, as logrotate does both, is gone without an error.
@@ -89,6 +91,7 @@ def test_copytruncate_loses_lines_in_silence(tmp_path):
     assert (True, 0) == (lost > 0, told)
 
 
+@pytest.mark.at_length
 def test_concurrent_log_handler_loses_none(tmp_path):
     """
     concurrent-log-handler, which is recommended for rotation in several processes, loses no line.

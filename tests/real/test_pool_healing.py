@@ -224,6 +224,7 @@ def test_a_long_outage_ends_with_the_server(primary: Postgres) -> None:
         assert without.ok_after(back, within=4) is None
 
 
+@pytest.mark.at_length
 def test_a_pool_that_knows_both_servers_follows_the_promoted_one_at_once() -> None:
     """
     libpq finds the server that can be written to; without selfheal the pool does not ask it for seconds.

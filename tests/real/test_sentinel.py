@@ -65,6 +65,7 @@ def _knows_a_replica(port: int) -> bool:
     return False
 
 
+@pytest.mark.at_length
 def test_a_client_of_sentinel_follows_the_new_master_and_nothing_is_done(tmp_path: pathlib.Path) -> None:
     """
     The master freezes and Sentinel promotes its replica: the client writes there, and the ladder has not acted.

@@ -359,6 +359,7 @@ def test_servers_tell_their_roles(role: Any, target: Any, primary: Postgres, sta
             role(target(dsn))
 
 
+@pytest.mark.at_length
 @pytest.mark.parametrize("make", [AsyncPsycopg, SyncAlchemy, AsyncAlchemy, AsyncPG])
 def test_it_fails_over_as_soon_as_somebody_has_promoted(make: type[Application], pair: Pair) -> None:
     """
