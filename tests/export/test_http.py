@@ -9,11 +9,12 @@ import json
 from collections.abc import Callable
 
 import attrs
+import jsonschema
 import prometheus_client
 import pytest
 
 from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck, Unhealthy, names, recovery_action
-from selfheal.export.http import Handler, Request, Response
+from selfheal.export.http import Handler, Request, Response, health_schema
 from selfheal.model import Event
 from selfheal.testing import VirtualClock
 
@@ -202,7 +203,8 @@ def test_details_are_for_the_token(path, token):
     seen = []
     world.run(1, lambda: seen.append(world.ask(path, token=token)))
     expected = 200 if token == "correct horse battery staple " else 401
-    assert (404 if path == "/events" and expected == 200 else expected) == seen[0].status
+    # The pure handler has no stream: whoever serves it gives one instead.
+    assert (406 if path == "/events" and expected == 200 else expected) == seen[0].status
 
 
 def test_without_a_token_details_do_not_exist():
@@ -240,6 +242,47 @@ def test_health_follows_the_draft():
     assert ("db", "fail", "stale", "s") == (db["componentId"], db["status"], db["output"], db["observedUnit"])
     assert db["time"].endswith("Z")
     assert "verifying" == db["x-selfheal"]["state"]
+
+
+@pytest.mark.parametrize("options", [{}, {"expose_errors": True}], ids=["kinds", "texts"])
+@pytest.mark.parametrize("token", [TOKEN, None], ids=["details", "no-details"])
+def test_health_is_as_its_schema_says(token, options):
+    """
+    In every state of a check and of the whole, with details and without, paused and drained.
+    """
+    validator = jsonschema.Draft202012Validator(health_schema())
+    world = World(heals=False, **options)
+    told = []
+
+    def look() -> None:
+        body = json.loads(world.ask("/health", token=token).body)
+        validator.validate(body)
+        told.append((body["status"], *body.get("notes", ())))
+
+    look()  # nobody has looked yet
+    # Bad at 5, confirmed at 6, tried in vain; good from 9 on, proved at 10.
+    world.run(4, look, breaks(world), 1.5, look, 1, look, lambda: world.healer.pause("night"), look)
+    world.handler.draining = True
+    look()
+    (notes, both) = ((), ()) if token is None else (("healing is paused: night",), ("this instance is being drained",))
+    assert [("unknown",), ("pass",), ("warn",), ("fail",), ("fail", *notes), ("fail", *notes, *both)] == told
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"status": "healthy"},
+        {"status": "pass", "version": "1"},
+        {"status": "pass", "checks": {"db": []}},
+        {"status": "pass", "checks": {"db:responseTime": [{"componentId": "db", "status": "pass"}]}},
+    ],
+)
+def test_the_schema_says_no_to_what_is_not_health(body):
+    """
+    An unknown word, a part that is missing, or one that is not described.
+    """
+    assert not jsonschema.Draft202012Validator(health_schema()).is_valid(body)
 
 
 def test_a_pause_is_noted():

@@ -5,10 +5,24 @@ The handler in an application of aiohttp.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from typing import TYPE_CHECKING, Any
 
-from selfheal.export.http.messages import Request, path_below, query_of
+import attrs
+
+from selfheal.export.http import events, metrics
+from selfheal.export.http.messages import (
+    BODY_WITHIN,
+    TOO_SLOW,
+    Request,
+    Response,
+    fields_of,
+    length_of,
+    path_below,
+    query_of,
+)
+from selfheal.export.http.streams import on_loop
 from selfheal.integrations import require
 
 
@@ -18,7 +32,7 @@ if TYPE_CHECKING:
 
 def add_routes(app: Any, handler: Handler, at: str = "/selfheal") -> None:
     """
-    Let *handler* answer for what is below the path *at*. There is no stream of events: the page polls instead.
+    Let *handler* answer for what is below the path *at*.
 
     Args:
         app: The ``aiohttp.web.Application``, or one that is mounted in it.
@@ -37,15 +51,37 @@ def add_routes(app: Any, handler: Handler, at: str = "/selfheal") -> None:
             method=request.method,
             path=path_below("/" + request.match_info.get("below", ""), ""),
             query=query_of(request.rel_url.raw_query_string),
-            headers={name.lower(): value for name, value in request.headers.items()},
-            body=await request.read() if request.method == "POST" else b"",
+            headers=fields_of(request.headers.items()),
         )
-        if request.method == "POST" or asked.path == "/metrics":  # these take their time
-            told = await asyncio.get_running_loop().run_in_executor(None, handler.handle, asked)
-        else:
-            told = handler.handle(asked)
+        told = await _told(handler, asked, request)
+        if told is events.NO_STREAM and asked.method == "GET":
+            async with contextlib.aclosing(on_loop(handler.changes)) as parts:
+                if await anext(parts, None) is not None:
+                    stream = web.StreamResponse(headers=events.FIELDS)
+                    await stream.prepare(request)
+                    with contextlib.suppress(ConnectionError):  # the client is gone
+                        async for part in parts:
+                            await stream.write(part)
+                    return stream
+            told = events.TOO_MANY
         fields = [(name, value) for name, value in told.fields() if name != "Content-Length"]
         return web.Response(status=told.status, body=told.body, headers=fields)
 
     for path in (at, f"{at}/{{below:.*}}") if at else ("/{below:.*}",):
         app.router.add_route("*", path, answer)
+
+
+async def _told(handler: Handler, asked: Request, request: Any) -> Response:
+    if asked.method == "POST":
+        length = length_of(asked.headers)
+        if isinstance(length, Response):
+            return length
+        try:
+            async with asyncio.timeout(BODY_WITHIN):
+                asked = attrs.evolve(asked, body=await request.read())
+        except TimeoutError:
+            return TOO_SLOW
+    elif asked.path != metrics.PATH:
+        return handler.handle(asked)
+    # These take their time.
+    return await asyncio.get_running_loop().run_in_executor(None, handler.handle, asked)

@@ -4,7 +4,7 @@ Health, state, metrics and a page over HTTP: in your ASGI or WSGI application, o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from selfheal.export.http.access import AccessLogFilter
 from selfheal.export.http.agent import Agent
@@ -33,6 +33,7 @@ __all__ = [
     "StatusFile",
     "WsgiApp",
     "asgi_app",
+    "health_schema",
     "listen",
     "mounted_asgi",
     "mounted_wsgi",
@@ -69,13 +70,37 @@ def asgi_app(healer: Healer, token: str | None = None, **options: Unpack[Handler
     return AsgiApp(Handler(healer, token, **options))
 
 
-def wsgi_app(healer: Healer, token: str | None = None, **options: Unpack[HandlerOptions]) -> WsgiApp:
+def wsgi_app(
+    healer: Healer, token: str | None = None, *, streams: int = 0, **options: Unpack[HandlerOptions]
+) -> WsgiApp:
     """
     As `asgi_app`, over WSGI.
 
+    Args:
+        healer: The healer.
+        token: As of `asgi_app`.
+        streams: How many clients of ``/events`` may keep a thread of the server each, where it has several.
+        options: As of `Handler`.
+
     .. versionadded:: 26.1.0
     """
-    return WsgiApp(Handler(healer, token, **options))
+    return WsgiApp(Handler(healer, token, **options), streams=streams)
+
+
+def health_schema() -> dict[str, Any]:
+    """
+    The JSON Schema of what ``/health`` answers, for whoever reads it.
+
+    .. versionadded:: 26.1.0
+    """
+    import json
+
+    from importlib import resources  # here: it takes milliseconds
+
+    schema: dict[str, Any] = json.loads(
+        (resources.files("selfheal.export.http") / "health.schema.json").read_text("utf-8")
+    )
+    return schema
 
 
 def listen(

@@ -7,11 +7,22 @@ from __future__ import annotations
 import contextlib
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from selfheal.export.http import events, metrics
-from selfheal.export.http.messages import BODY_LIMIT, Request, Response, path_below, query_of, refused
-from selfheal.resources.loops import running
+from selfheal.export.http.messages import (
+    BODY_LIMIT,
+    BODY_WITHIN,
+    CUT_OFF,
+    TOO_SLOW,
+    Request,
+    Response,
+    fields_of,
+    length_of,
+    path_below,
+    query_of,
+)
+from selfheal.export.http.streams import on_loop
 
 
 if TYPE_CHECKING:
@@ -21,9 +32,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-#: Seconds that a body may take.
-_BODY_WITHIN: Final = 5.0
 
 
 class AsgiApp:
@@ -54,7 +62,7 @@ class AsgiApp:
         if request.path == events.PATH and request.method == "GET" and self.handler.sees_details(request):
             await self._stream(receive, send)
         elif request.method == "POST":
-            body = await _body(receive)
+            body = await _body(request, receive)
             # It may wait for the healer's loop, and this may be that loop.
             answer = body if isinstance(body, Response) else await _in_thread(self.handler, request, body)
             await _send(send, answer)
@@ -66,29 +74,15 @@ class AsgiApp:
     async def _stream(self, receive: Receive, send: Send) -> None:
         import anyio
 
-        loop, changed = running(), anyio.Event()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and the client with it
-                loop.post(lambda: changed.set())
-
-        client = self.handler.changes.join(wake)
-        if client is None:
-            await _send(send, events.TOO_MANY)
-            return
-        try:
+        async with contextlib.aclosing(on_loop(self.handler.changes)) as parts:
+            if await anext(parts, None) is None:
+                await _send(send, events.TOO_MANY)
+                return
             await send({"type": "http.response.start", "status": 200, "headers": _encoded(events.FIELDS)})
-            await send({"type": "http.response.body", "body": events.OPENING, "more_body": True})
             async with anyio.create_task_group() as group:
                 group.start_soon(_until_gone, receive, group.cancel_scope)
-                while True:
-                    with anyio.move_on_after(events.HEARTBEAT):
-                        await changed.wait()
-                    changed = anyio.Event()
-                    await send({"type": "http.response.body", "body": client.take() or events.BEAT, "more_body": True})
-                    await anyio.sleep(events.PAUSE)
-        finally:
-            client.leave()
+                async for part in parts:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
 async def _until_gone(receive: Receive, scope: Any) -> None:
@@ -106,7 +100,7 @@ async def _live(receive: Receive, send: Send) -> None:
 
 
 def _request(scope: Scope) -> Request:
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    headers = fields_of((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
     return Request(
         method=scope["method"],
         path=path_below(scope["path"], scope.get("root_path", "")),
@@ -115,22 +109,25 @@ def _request(scope: Scope) -> Request:
     )
 
 
-async def _body(receive: Receive) -> bytes | Response:
+async def _body(request: Request, receive: Receive) -> bytes | Response:
     """
     The body, or why it is not taken.
     """
     import anyio
 
+    length = length_of(request.headers)
+    if isinstance(length, Response):
+        return length
     body = bytearray()
-    with anyio.move_on_after(_BODY_WITHIN):
+    with anyio.move_on_after(BODY_WITHIN):
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return refused("the request has ended too soon")
+                return CUT_OFF
             body += message.get("body", b"")
             if len(body) > BODY_LIMIT or not message.get("more_body", False):
                 return bytes(body)
-    return refused(f"the body has not come within {_BODY_WITHIN:g} s", 408)
+    return TOO_SLOW
 
 
 async def _in_thread(handler: Handler, request: Request, body: bytes) -> Response:

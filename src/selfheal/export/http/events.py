@@ -47,6 +47,9 @@ FIELDS: Final = (
 
 TOO_MANY: Final = refused(f"{CLIENTS} clients listen already", 429)
 
+#: Where no stream is to be had; the page then asks every two seconds.
+NO_STREAM: Final = refused("there is no stream here: ask /state instead", 406)
+
 
 class Changes:
     """

@@ -309,7 +309,7 @@ class Handler:
     def _events(self, view: View, request: Request, allowed: bool) -> Response:
         # Where there is a stream, the server has given it instead.
         del view, request
-        return NOT_FOUND if allowed else self._hidden()
+        return events.NO_STREAM if allowed else self._hidden()
 
     def _metrics(self, view: View, request: Request, allowed: bool) -> Response:
         del view, allowed

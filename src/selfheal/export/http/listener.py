@@ -9,7 +9,6 @@ import http
 import http.server
 import ipaddress
 import os
-import queue
 import socket
 import socketserver
 import stat
@@ -21,7 +20,18 @@ from urllib.parse import urlsplit
 
 from selfheal.errors import ConfigError, IllegalTransitionError
 from selfheal.export.http import events
-from selfheal.export.http.messages import BODY_LIMIT, Request, Response, is_forwarded, path_below, query_of, refused
+from selfheal.export.http.messages import (
+    CUT_OFF,
+    Request,
+    Response,
+    fields_of,
+    is_forwarded,
+    length_of,
+    path_below,
+    query_of,
+    refused,
+)
+from selfheal.export.http.streams import in_thread
 
 
 if TYPE_CHECKING:
@@ -195,15 +205,9 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_GET  # noqa: N815 - as http.server calls them
 
     def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()) or "Transfer-Encoding" in self.headers:
-            self.close_connection = True
-            self._send(refused("a body needs its Content-Length", 411))
-        elif int(length[:9]) > BODY_LIMIT:
-            self.close_connection = True
-            self._send(refused(f"the body must not have more than {BODY_LIMIT} bytes", 413))
-        else:
-            self._send(self._ours.handler.handle(self._request(self.rfile.read(int(length)))))
+        body = self.rfile.read(self._length)
+        request = self._request(body)
+        self._send(CUT_OFF if len(body) < self._length else self._ours.handler.handle(request))
 
     def parse_request(self) -> bool:
         if not super().parse_request():
@@ -211,18 +215,26 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
         if len(self.headers) > _HEADERS:
             self.send_error(431)
             return False
+        self._fields = fields_of(self.headers.items())
+        length = length_of(self._fields)
+        if not isinstance(length, Response) and length and self.command != "POST":
+            length = refused("only a POST has a body")
+        if isinstance(length, Response):
+            self.close_connection = True  # what follows would be taken for the next request
+            self._send(length)
+            return False
+        self._length = length
         return True
 
     def _request(self, body: bytes) -> Request:
         path, _, query = self.path.partition("?")
-        headers = {name.lower(): value for name, value in self.headers.items()}
         return Request(
             method=self.command,
             path=path_below(path, ""),
             query=query_of(query),
-            headers=headers,
+            headers=self._fields,
             body=body,
-            direct=self._ours.local and not is_forwarded(headers) and _is_local(headers.get("host", "")),
+            direct=self._ours.local and not is_forwarded(self._fields) and _is_local(self._fields.get("host", "")),
         )
 
     def _send(self, answer: Response) -> None:
@@ -234,28 +246,18 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def _stream(self) -> None:
-        woken: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        client = self._ours.handler.changes.join(lambda: woken.put(True))
         self.close_connection = True
-        if client is None:
-            self._send(events.TOO_MANY)
-            return
-        ended = threading.Event()
-        try:
+        with contextlib.closing(in_thread(self._ours.handler.changes)) as parts:
+            if next(parts, None) is None:
+                self._send(events.TOO_MANY)
+                return
             self.send_response_only(200)
             for name, value in (*events.FIELDS, ("Connection", "close")):
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(events.OPENING)
-            self.wfile.flush()
-            while True:
-                with contextlib.suppress(queue.Empty):
-                    woken.get(timeout=events.HEARTBEAT)
-                self.wfile.write(client.take() or events.BEAT)
+            for part in parts:
+                self.wfile.write(part)
                 self.wfile.flush()
-                ended.wait(events.PAUSE)
-        finally:
-            client.leave()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         del message, explain  # they repeat what was sent

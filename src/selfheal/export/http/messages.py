@@ -19,6 +19,12 @@ TEXT: Final = "text/plain; charset=utf-8"
 #: Bytes of a body that are read; the actions need a hundred.
 BODY_LIMIT: Final = 16 * 1024
 
+#: Seconds that it may take.
+BODY_WITHIN: Final = 5.0
+
+#: Digits of a length; more are no length of a body that is read.
+_DIGITS: Final = 9
+
 #: Query parameters that are looked at.
 _PARAMETERS: Final = 32
 
@@ -97,6 +103,35 @@ NOT_FOUND: Final = refused("there is nothing here", 404)
 UNAUTHORIZED: Final = as_json(
     401, {"error": "a token is needed"}, headers=(("WWW-Authenticate", 'Bearer realm="selfheal"'),)
 )
+TOO_SLOW: Final = refused(f"the body has not come within {BODY_WITHIN:g} s", 408)
+CUT_OFF: Final = refused("the request has ended too soon")
+
+
+def fields_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """
+    Headers by their names in lower case. One that comes twice is joined, as over WSGI, so that two tokens are none.
+    """
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        key = name.lower()
+        found[key] = f"{found[key]},{value}" if key in found else value
+    return found
+
+
+def length_of(headers: Mapping[str, str]) -> int | Response:
+    """
+    Bytes of the body that *headers* announce, or why it is not read.
+
+    What is cut off must not be taken for a whole wish, so how long it is has to be known before.
+    """
+    length = headers.get("content-length") or "0"
+    if "transfer-encoding" in headers:
+        return refused("a body needs its Content-Length", 411)
+    if not (length.isascii() and length.isdigit()):
+        return refused("the Content-Length is no number")
+    if len(length) > _DIGITS or int(length) > BODY_LIMIT:
+        return refused(f"the body must not have more than {BODY_LIMIT} bytes", 413)
+    return int(length)
 
 
 def query_of(text: str) -> dict[str, str]:

@@ -4,13 +4,17 @@ The handler as a WSGI application.
 
 from __future__ import annotations
 
-import contextlib
 import http
+import threading
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
-from selfheal.export.http.messages import BODY_LIMIT, Request, Response, path_below, query_of, refused
+import attrs
+
+from selfheal.export.http import events
+from selfheal.export.http.messages import CUT_OFF, Request, Response, length_of, path_below, query_of
+from selfheal.export.http.streams import in_thread
 
 
 if TYPE_CHECKING:
@@ -23,52 +27,57 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 class WsgiApp:
     """
-    Answers over WSGI. A stream of events would keep a worker for itself, so there is none: the page polls instead.
+    Answers over WSGI.
 
     Args:
         handler: What to answer.
+        streams: How many clients of ``/events`` may keep a thread of the server each. By default none: they get a
+            406, and the page asks every two seconds instead. So they do where a process has one thread.
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, *, streams: int = 0) -> None:
         self.handler = handler
+        self._free = threading.BoundedSemaphore(streams)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """
         Serve one request.
         """
         request = _request(environ)
-        answer = _too_long(environ) if request.method == "POST" else None
-        if answer is None:
-            answer = self.handler.handle(request)
+        answer = self.handler.handle(request) if request.method != "POST" else self._act(environ, request)
+        if answer is events.NO_STREAM and request.method == "GET" and environ.get("wsgi.multithread"):
+            parts = self._limited()
+            if next(parts, None) is not None:
+                start_response("200 OK", list(events.FIELDS))
+                return parts
         phrase = http.HTTPStatus(answer.status).phrase
         start_response(f"{answer.status} {phrase}", answer.fields())
         return [b"" if request.method == "HEAD" else answer.body]
 
+    def _act(self, environ: Environ, request: Request) -> Response:
+        length = length_of(request.headers)
+        if isinstance(length, Response):
+            return length
+        body: bytes = environ["wsgi.input"].read(length)
+        return self.handler.handle(attrs.evolve(request, body=body)) if len(body) == length else CUT_OFF
+
+    def _limited(self) -> Generator[bytes]:
+        if self._free.acquire(blocking=False):
+            try:
+                yield from in_thread(self.handler.changes)
+            finally:
+                self._free.release()
+
 
 def _request(environ: Environ) -> Request:
     headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
-    body = b""
-    if environ["REQUEST_METHOD"] == "POST" and _too_long(environ) is None:
-        body = environ["wsgi.input"].read(_length(environ))
+    headers["content-length"] = environ.get("CONTENT_LENGTH") or "0"
     return Request(
         method=environ["REQUEST_METHOD"],
         path=path_below(environ.get("PATH_INFO", ""), ""),
         query=query_of(environ.get("QUERY_STRING", "")),
         headers=headers,
-        body=body,
     )
-
-
-def _length(environ: Environ) -> int:
-    with contextlib.suppress(ValueError):
-        return max(0, int(environ.get("CONTENT_LENGTH") or 0))
-    return 0
-
-
-def _too_long(environ: Environ) -> Response | None:
-    if _length(environ) > BODY_LIMIT:
-        return refused(f"the body must not have more than {BODY_LIMIT} bytes", 413)
-    return None
 
 
 def mounted(app: Application, health: Application, at: str = "/selfheal") -> Application:
