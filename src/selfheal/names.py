@@ -62,7 +62,9 @@ STEP_FAILED: Final = "selfheal.step.failed"
 EVENTS: Final[dict[str, EventName]] = {
     HEALER_STARTED: EventName(_INFO, ("checks", "mode"), "The healer runs."),
     HEALER_STOPPED: EventName(_INFO, ("held", "running"), "The healer has stopped; what is still applied or runs."),
-    CHECK_COMPLETED: EventName(_DEBUG, ("status", "kind", "duration", "scheduled_lag"), "One run of a check ended."),
+    CHECK_COMPLETED: EventName(
+        _DEBUG, ("status", "kind", "duration", "scheduled_lag", "loop_lag"), "One run of a check ended."
+    ),
     CHECK_ABANDONED: EventName(_WARNING, ("timeout", "abandoned"), "A run outlived its deadline and still runs."),
     CHECK_ENDED: EventName(_INFO, ("duration", "abandoned"), "An abandoned run has ended after all."),
     CHECK_BROKEN: EventName(
@@ -223,6 +225,17 @@ METRICS: Final[dict[str, MetricName]] = {
     "selfheal_scheduler_lag_seconds": MetricName(
         "histogram", "From the due time of a run to its start.", buckets=_PROBE_SECONDS
     ),
+    "selfheal_event_loop_lag_seconds": MetricName(
+        "histogram", "How late the healer's loop has called, at worst between two results.", buckets=_PROBE_SECONDS
+    ),
+    "selfheal_health_status": MetricName(
+        "gauge",
+        "1 for what the checks come to for liveness, readiness and startup, 0 for the other words.",
+        (),
+        ("group", "status"),
+        tuple((group, word) for group in ("live", "ready", "startup") for word in STATUS_WORDS.values()),
+        "livemax",
+    ),
     "selfheal_events_dropped_total": MetricName(
         "counter",
         "Events that did not get where they should.",
@@ -231,6 +244,12 @@ METRICS: Final[dict[str, MetricName]] = {
         (("listener", "error"), ("listener", "overflow"), ("journal", "overflow")),
     ),
     # Checks
+    "selfheal_probe_info": MetricName(
+        "gauge",
+        "Always 1; the labels say what the check is of, and whether other replicas use that too.",
+        ("check", "resource", "shared"),
+        mode="max",
+    ),
     "selfheal_probe_up": MetricName("gauge", "1 while the status is pass or warn.", _C, mode="livemin"),
     "selfheal_probe_status": MetricName(
         "gauge",
@@ -244,6 +263,7 @@ METRICS: Final[dict[str, MetricName]] = {
         "counter", "Runs by what they came to.", _C, ("outcome",), tuple((word,) for word in RUN_OUTCOMES)
     ),
     "selfheal_probe_duration_seconds": MetricName("histogram", "Length of a run.", _C, buckets=_PROBE_SECONDS),
+    "selfheal_probe_consecutive_failures": MetricName("gauge", "Runs in a row with fail.", _C, mode="livemax"),
     "selfheal_probe_last_run_timestamp_seconds": MetricName(
         "gauge", "When a run last ended; 0: never.", _C, mode="livemin"
     ),
@@ -263,6 +283,7 @@ METRICS: Final[dict[str, MetricName]] = {
     "selfheal_latency_threshold_seconds": MetricName("gauge", "What it is compared with.", _M, mode="livemax"),
     "selfheal_latency_window_samples": MetricName("gauge", "Samples in the window.", _M, mode="livesum"),
     "selfheal_latency_breached": MetricName("gauge", "1 while the monitor calls it unhealthy.", _M, mode="livemax"),
+    "selfheal_latency_breaches_total": MetricName("counter", "Times it has begun to.", _M),
     # The healing of a check
     "selfheal_state": MetricName(
         "gauge", "1 for the present state of healing, 0 for the others.", _CR, ("state",), _STATES, "livemax"
@@ -273,6 +294,12 @@ METRICS: Final[dict[str, MetricName]] = {
     "selfheal_state_entered_timestamp_seconds": MetricName("gauge", "When the state was entered.", _CR, mode="livemin"),
     "selfheal_exhausted": MetricName(
         "gauge", "1 while nothing is left that could heal it: a case for a person.", _CR, mode="livemax"
+    ),
+    "selfheal_recovery_level": MetricName(
+        "gauge",
+        "How far up its ladder the open incident is, 1 for the lowest rung; 0: no action yet.",
+        _CR,
+        mode="livemax",
     ),
     # Actions
     "selfheal_recovery_detected_total": MetricName("counter", "Actions called for, in every mode.", _RA),
@@ -308,4 +335,8 @@ METRICS: Final[dict[str, MetricName]] = {
     # Budgets
     "selfheal_budget_limit": MetricName("gauge", "Actions allowed within a window.", ("budget",), mode="livemax"),
     "selfheal_budget_window_seconds": MetricName("gauge", "Length of that window.", ("budget",), mode="livemax"),
+    "selfheal_budget_remaining": MetricName(
+        "gauge", "Actions that are left in the present window.", ("budget",), mode="livemin"
+    ),
+    "selfheal_budget_denials_total": MetricName("counter", "Actions not started, for none was left.", ("budget",)),
 }

@@ -12,6 +12,7 @@ import pytest
 from selfheal import Budget, Fault, HealthCheck, LatencyMonitor, rung
 from selfheal.model import Event, Field
 from selfheal.recovery import recovery_action
+from selfheal.runtime.snapshot import PROCESS, Allowance, Snapshot
 
 
 if TYPE_CHECKING:
@@ -41,11 +42,27 @@ class Stage:
         self.log_errors = False
         self.redact = None
         self.present: dict[str, CheckStatus] = {}
+        self.budgets = {PROCESS: Allowance(Budget(10, per=600), 10), "orders_db": Allowance(Budget(3, per=60), 3)}
         self.listeners: list[tuple[Callable[[Event], object], Collection[str] | None]] = []
 
     def status(self) -> Mapping[str, CheckStatus]:
         """How each check stands."""
         return self.present
+
+    def snapshot(self, *, max_age: float = 0.0) -> Snapshot:
+        """Everything at once."""
+        del max_age
+        return Snapshot(
+            at=1.0,
+            wall=1_000.0,
+            running=True,
+            mode=self.mode,
+            lag=0.0,
+            paused=None,
+            pauses={},
+            checks=self.present,
+            budgets=self.budgets,
+        )
 
     def on_event(
         self, listener: Callable[[Event], object], /, *, events: Collection[str] | None = None
@@ -63,10 +80,12 @@ class Stage:
         *,
         at: float = 1.0,
         error: BaseException | None = None,
+        number: int | None = None,
         **fields: Field,
     ) -> None:
         """Send one event to whoever wants it."""
-        event = Event(name=name, at=at, check=check, resource="orders_db" if check else "", fields=fields, error=error)
+        resource = "orders_db" if check else ""
+        event = Event(name=name, at=at, check=check, resource=resource, incident=number, fields=fields, error=error)
         for listener, events in tuple(self.listeners):
             if events is None or name in events:
                 listener(event)

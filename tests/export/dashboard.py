@@ -31,6 +31,7 @@ LOGS_FROM = model.DataSourceRef(type_val="loki", uid="${loki}")
 HERE = 'job=~"$job", instance=~"$instance"'
 RESOURCE = f'{HERE}, resource="$resource"'
 CHECK = f'{HERE}, check=~"$check"'
+BUDGETS = f'{HERE}, budget=~"$resource|[(]process[)]"'
 
 GREEN, YELLOW, ORANGE, RED, BLUE, GREY = "green", "yellow", "orange", "red", "blue", "#808080"
 STATUS_COLOURS = {"pass": GREEN, "warn": YELLOW, "fail": RED, "unknown": GREY}
@@ -51,10 +52,10 @@ def meaning(*expressions: str) -> str:
     return "\n".join(f"{name}: {names.METRICS[name].meaning}" for name in known if name in names.METRICS)
 
 
-def one_hot(metric: str, label: str, words: tuple[str, ...], where: str) -> str:
+def one_hot(metric: str, label: str, words: tuple[str, ...], where: str, by: str = "job, instance, check") -> str:
     """Which of *words* is 1, as its number: the timeline shows one row for a check, not one for each word."""
     parts = (f'({metric}{{{where}, {label}="{word}"}} == 1) * {number}' for number, word in enumerate(words))
-    return f"max by (job, instance, check) (\n  {' or '.join(parts)}\n)"
+    return f"max by ({by}) (\n  {' or '.join(parts)}\n)"
 
 
 def query(expression: str, legend: str = "", *, instant: bool = False) -> prometheus.Dataquery:
@@ -226,6 +227,8 @@ ONE_RESOURCE = (
         (f"check:selfheal_probe_failures_per_runs:ratio_rate5m{{{CHECK}}}", "{{check}} · {{instance}}"),
         unit="percentunit",
     ),
+    lines("Failures in a row", (f"selfheal_probe_consecutive_failures{{{CHECK}}}", "{{check}} · {{instance}}")),
+    lines("How far up its ladder it is", (f"selfheal_recovery_level{{{RESOURCE}}}", "{{check}} · {{instance}}")),
     bars(
         "Rungs of its ladder",
         increase("selfheal_recovery_attempts_total", RESOURCE, "rung, action, outcome"),
@@ -240,6 +243,11 @@ ONE_RESOURCE = (
         "Actions called for, and started",
         (increase("selfheal_recovery_detected_total", RESOURCE, "action"), "{{action}}, called for"),
         (increase("selfheal_recovery_enforced_total", RESOURCE, "action"), "{{action}}, started"),
+    ),
+    lines(
+        "What is left of its budget, and of the process's",
+        (f"selfheal_budget_remaining{{{BUDGETS}}}", "{{budget}} · {{instance}}"),
+        (increase("selfheal_budget_denials_total", BUDGETS, "budget"), "{{budget}}, denied"),
     ),
     lines(
         "Actions that run, changes that are held",
@@ -281,10 +289,22 @@ FLEET = (
         {"not well": RED, "well": GREEN},
         height=6,
     ),
+    timeline(
+        "Does it get work?",
+        one_hot("selfheal_health_status", "status", STATUSES, f'{HERE}, group="ready"', "job, instance"),
+        "{{instance}}",
+        STATUS_COLOURS,
+        height=6,
+    ),
     bars("Healed", increase("healing_total", HERE, "job, instance"), "{{instance}}"),
     lines(
         "How late runs begin (99 %)",
         (quantile(0.99, "selfheal_scheduler_lag_seconds", HERE, "job, instance"), "{{instance}}"),
+        unit="s",
+    ),
+    lines(
+        "How late the event loop calls (99 %)",
+        (quantile(0.99, "selfheal_event_loop_lag_seconds", HERE, "job, instance"), "{{instance}}"),
         unit="s",
     ),
     lines(

@@ -3,13 +3,14 @@ What happens to a check is what its metrics say.
 """
 
 import gc
+import re
 import weakref
 
 import pytest
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from selfheal import ConfigError, HealthCheck, HealthStatus, Incident, names
+from selfheal import CheckResult, ConfigError, HealthCheck, HealthStatus, Incident, names
 from selfheal.export import attach
 from selfheal.export.prometheus import PrometheusExporter
 from selfheal.model import Gate, HealingState, IncidentResult, Verdict
@@ -69,7 +70,10 @@ def finish(stage, outcome="done", **fields):
 
 A_LIFE = [
     (names.HEALER_STARTED, {"checks": 1, "mode": "enforce"}),
-    (names.CHECK_COMPLETED, {"status": "unhealthy", "kind": "stale", "duration": 0.1, "scheduled_lag": 0.0}),
+    (
+        names.CHECK_COMPLETED,
+        {"status": "unhealthy", "kind": "stale", "duration": 0.1, "scheduled_lag": 0.0, "loop_lag": 0.0},
+    ),
     (names.CHECK_ABANDONED, {"timeout": 1.0, "abandoned": 1}),
     (names.CHECK_ENDED, {"duration": 3.0, "abandoned": 0}),
     (names.STATE_CHANGED, {"from_state": "idle", "to_state": "detecting", "reason": ""}),
@@ -276,13 +280,49 @@ class TestChecks:
             scrape("selfheal_latency_breached", **labels),
         )
 
+    def test_each_time_it_begins_to_be_slow_counts_once(self, stage, scrape):
+        """
+        Slow for two runs, well again, and slow once more: two breaches.
+        """
+        (monitor,) = stage.checks[0].monitors
+        for ms in (900, 900, 1, 900):
+            monitor.add_sample(ms)
+            monitor.add_sample(ms)
+            stage.say(names.CHECK_COMPLETED, status="unhealthy", kind="slow", duration=0.1, scheduled_lag=0.0)
+
+        assert 2.0 == scrape("selfheal_latency_breaches_total", **CHECK, monitor="latency")
+
+    def test_failures_in_a_row_end_with_what_is_good(self, stage, scrape):
+        """
+        What is not known neither extends a row nor ends it.
+        """
+        rows = []
+        for status in ("unhealthy", "unhealthy", "unknown", "unhealthy", "degraded"):
+            stage.say(names.CHECK_COMPLETED, status=status, kind=None, duration=0.1, scheduled_lag=0.0)
+            rows.append(scrape("selfheal_probe_consecutive_failures", **CHECK))
+
+        assert [1.0, 2.0, 2.0, 3.0, 0.0] == rows
+
+    def test_how_late_the_loop_called_is_observed(self, stage, scrape):
+        """
+        A loop that was blocked shows with the next result.
+        """
+        stage.say(names.CHECK_COMPLETED, status="healthy", kind=None, duration=0.1, scheduled_lag=10.0, loop_lag=9.8)
+
+        assert (1.0, 9.8) == (
+            scrape("selfheal_event_loop_lag_seconds_count"),
+            scrape("selfheal_event_loop_lag_seconds_sum"),
+        )
+
     def test_settings_are_shown(self, scrape):
         """
-        Interval and budget can be compared with what happens.
+        Interval and budget can be compared with what happens, and each check says what it is of.
         """
+        assert 1.0 == scrape("selfheal_probe_info", **BOTH, shared="false")
         assert 7.0 == scrape("selfheal_probe_interval_seconds", **CHECK)
         assert 3.0 == scrape("selfheal_budget_limit", budget="orders_db")
         assert 60.0 == scrape("selfheal_budget_window_seconds", budget="orders_db")
+        assert 10.0 == scrape("selfheal_budget_limit", budget="(process)")
 
 
 class TestHealing:
@@ -333,6 +373,64 @@ class TestHealing:
         stage.say(names.ACTION_ENDED, action="drain", duration=90.0)
 
         assert (1.0, 0.0) == (given_up, scrape("selfheal_recovery_in_progress", **RESOURCE))
+
+    def test_the_level_is_the_rung_of_the_open_incident(self, stage, scrape):
+        """
+        It goes up with the ladder, and is 0 when the incident is over.
+        """
+        levels = [scrape("selfheal_recovery_level", **BOTH)]
+        for rung, action in enumerate(("drain", "rebuild")):
+            stage.say(names.ACTION_STARTED, action=action, rung=rung, attempt=1, kind="stale", revert=False)
+            levels.append(scrape("selfheal_recovery_level", **BOTH))
+        stage.say(names.ACTION_STARTED, action="drain", rung=0, attempt=None, kind=None, revert=True)
+        levels.append(scrape("selfheal_recovery_level", **BOTH))
+        stage.say(names.INCIDENT_CLOSED, result="healed", actions=2, duration=70.0, time_to_recover=10.0)
+
+        assert [0.0, 1.0, 2.0, 2.0, 0.0] == [*levels, scrape("selfheal_recovery_level", **BOTH)]
+
+    def test_a_budget_shows_what_is_left_and_whom_it_has_denied(self, stage, scrape):
+        """
+        What is left goes down when an action starts; a denial counts for the budget that is used up, and for no other.
+        """
+        whole = scrape("selfheal_budget_remaining", budget="orders_db")
+        stage.budgets["orders_db"] = stage.budgets["orders_db"]._replace(left=0)
+        finish(stage)
+        used_up = scrape("selfheal_budget_remaining", budget="orders_db")
+        stage.say(names.ACTION_BLOCKED, action="drain", rung=0, gate="budget", until=None, reason="", revert=False)
+
+        assert (3.0, 0.0) == (whole, used_up)
+        assert 1.0 == scrape("selfheal_budget_denials_total", budget="orders_db")
+        assert 0.0 == scrape("selfheal_budget_denials_total", budget="(process)")
+
+    def test_what_was_recorded_as_a_trace_is_an_exemplar(self, stage, scrape):
+        """
+        Counters and histograms of an incident name its trace, in OpenMetrics; those of another one name none.
+        """
+        sdk = pytest.importorskip("opentelemetry.sdk.trace")
+        from opentelemetry.trace import NoOpTracerProvider
+        from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+        from selfheal.export.tracing import TraceExporter
+
+        def incident(number):
+            stage.say(names.INCIDENT_OPENED, kind="stale", time_to_detect=2.0, manual=False, number=number)
+            closed = {"result": "healed", "actions": 1, "duration": 9.0, "time_to_recover": number}
+            stage.say(names.INCIDENT_CLOSED, **closed, number=number)
+            lines = generate_openmetrics(scrape.registry).decode().splitlines()
+            return [line.split("#")[1] for line in lines if "orders_db" in line and "#" in line]
+
+        follow = [TraceExporter(provider).attach for provider in (NoOpTracerProvider(), sdk.TracerProvider())]
+        follow[0](stage)
+        scrape.exporter.attach(stage)  # after the traces, as a healer does when it starts
+        unrecorded = incident(1)
+        follow[1](stage)
+        scrape.exporter.attach(stage)
+        recorded = incident(2)
+
+        assert [] == unrecorded
+        assert 4 == len(recorded)
+        assert all(re.match(r' \{trace_id="[0-9a-f]{32}"\} ', exemplar) for exemplar in recorded)
+        assert b"trace_id" not in generate_latest(scrape.registry)
 
     def test_a_revert_is_no_recovery(self, stage, scrape):
         """
@@ -473,6 +571,31 @@ class TestHealing:
         stage.say(names.CHECK_COMPLETED, at=9.0, status="healthy", kind=None, duration=0.1, scheduled_lag=0.0)
 
         assert 3.0 == scrape("selfheal_events_dropped_total", sink="listener", reason="overflow")
+
+    def test_health_is_what_an_orchestrator_would_be_told(self, stage, scrape, fault):
+        """
+        For each group exactly one word is 1: what is being healed lives, and gets no work.
+        """
+        from selfheal.runtime.watch import CheckStatus
+
+        stage.present["orders"] = CheckStatus(
+            status=HealthStatus.UNHEALTHY,
+            state=HealingState.RECOVERING,
+            last=CheckResult(HealthStatus.UNHEALTHY, fault=fault, started_at=1.0, duration=0.1),
+            fault=fault,
+            incident=Incident(number=1, trigger=fault, began=0.0, opened=1.0),
+            abandoned=0,
+            held=(),
+            was_good=True,
+        )
+        stage.say(names.CHECK_COMPLETED, status="unhealthy", kind="error", duration=0.1, scheduled_lag=0.0)
+        shown = [
+            row
+            for row in names.METRICS["selfheal_health_status"].rows
+            if scrape("selfheal_health_status", group=row[0], status=row[1])
+        ]
+
+        assert [("live", "pass"), ("ready", "fail"), ("startup", "pass")] == shown
 
     def test_observing_is_a_dry_run(self, stage, scrape):
         """

@@ -36,6 +36,9 @@ STAGE = """
         def status(self):
             return {}
 
+        def snapshot(self, *, max_age=0.0):
+            return SimpleNamespace(running=True, lag=0.0, at=1.0, checks={}, budgets={})
+
         def on_event(self, listener, *, events=None):
             self.listeners.append(listener)
             return lambda: self.listeners.remove(listener)

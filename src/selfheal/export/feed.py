@@ -4,17 +4,18 @@ What each event means for the metrics. One healer, one feed.
 
 from __future__ import annotations
 
-import math
 import platform
 import weakref
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import selfheal
 
 from selfheal import names
+from selfheal.export.exemplars import exemplar_of
 from selfheal.export.registration import Metrics, guard
+from selfheal.export.standing import Standing
 from selfheal.monitors.latency import LatencyMonitor
 
 
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from selfheal.checks import HealthCheck
     from selfheal.healer import Healer
     from selfheal.model import Event, Field
-
-
-#: Seconds between two looks at what changes without an event.
-LOOK_EVERY: Final = 1.0
 
 
 class Feed:
@@ -44,17 +41,18 @@ class Feed:
         # What this healer has added to gauges that healers share, to be taken back when it is no longer followed.
         self._open: dict[str, str] = {}
         self._running: dict[str, int] = {}
-        #: Resources that are paused, and until when.
-        self._pauses: dict[str, float] = {}
-        self._look_at = -math.inf
-        self._dropped = healer.events_dropped
+        self._standing = Standing(metrics, healer.events_dropped)
         self._journal_dropped = 0
-        #: The status each check shows.
+        #: The status each check shows, and its runs in a row with fail.
         self._shown: dict[str, str] = {}
+        self._failures: dict[str, int] = {}
+        #: Checks and monitors of theirs that call it unhealthy.
+        self._breached: set[tuple[str, str]] = set()
         #: The action each check asks for, counted as detected already.
         self._asked: dict[str, Field] = {}
         self._handlers: dict[str, Callable[[Event], None]] = {
             names.HEALER_STARTED: self._started,
+            names.HEALER_STOPPED: self._look,
             names.CHECK_COMPLETED: self._completed,
             names.CHECK_ABANDONED: self._abandoned,
             names.CHECK_ENDED: self._abandoned,
@@ -70,7 +68,7 @@ class Feed:
             names.HEALING_REFUTED: self._refuted,
             names.HELD_APPLIED: self._held,
             names.HELD_REVERTED: self._held,
-            names.RESOURCE_PAUSED: self._paused,
+            names.RESOURCE_PAUSED: self._standing.paused,
             names.RESOURCE_RESUMED: self._resumed,
             names.LISTENER_FAILED: self._listener_failed,
             names.JOURNAL_LOST: self._journal,
@@ -123,8 +121,8 @@ class Feed:
         child = self._metrics.child
         child("selfheal_build_info", selfheal.__version__, platform.python_version()).set(1)
         child("selfheal_dry_run").set(healer.mode != "enforce")
-        child("selfheal_paused").set(healer.paused)
         self._bind_new()
+        self._standing.look(healer, 0.0)
         for name, status in healer.status().items():
             if name not in self._checks:
                 continue  # added a moment ago: its first event will bring it
@@ -155,6 +153,7 @@ class Feed:
             ("check",): [(name,)],
             ("check", "resource"): [(name, resource)],
             ("check", "monitor"): [(name, monitor) for _, monitor in self._monitors[name]],
+            ("check", "resource", "shared"): [(name, resource, str(check.shared).lower())],
             ("resource",): [(resource,)],
             ("resource", "action"): [(resource, action) for action, _ in rungs],
             ("resource", "action", "rung"): [(resource, action, rung) for action, rung in rungs],
@@ -166,12 +165,10 @@ class Feed:
                     child(metric, *open_labels, *row)
         # Of no action, for no rung applies.
         child("selfheal_recovery_suppressed_total", resource, "", "precondition")
+        child("selfheal_probe_info", name, resource, str(check.shared).lower()).set(1)
         child("selfheal_probe_interval_seconds", name).set(check.policy.interval)
         for monitor, label in self._monitors[name]:
             child("selfheal_latency_threshold_seconds", name, label).set(monitor.threshold_ms / 1000)
-        if check.budget is not None:
-            child("selfheal_budget_limit", resource).set(check.budget.limit)
-            child("selfheal_budget_window_seconds", resource).set(check.budget.per)
         self._show_status(name, "unknown")
         self._show_state(name, resource, "idle")
 
@@ -187,23 +184,31 @@ class Feed:
         word = names.STATUS_WORDS[str(fields["status"])]
         outcome = _outcome(word, fields)
         child("selfheal_heartbeat_timestamp_seconds").set(now)
-        if event.at >= self._look_at:
-            self._look_at = event.at + LOOK_EVERY
-            self._look(event.at)
+        if self._standing.is_due(event.at):
+            self._look(event)
         child("selfheal_probe_runs_total", check, outcome).inc()
         self._show_status(check, word)
+        self._observe(event, "loop_lag", "selfheal_event_loop_lag_seconds")
+        if word != "unknown":  # neither extends nor ends a row
+            self._failures[check] = self._failures.get(check, 0) + 1 if word == "fail" else 0
+            child("selfheal_probe_consecutive_failures", check).set(self._failures[check])
         if outcome == "skipped":
             return
         child("selfheal_probe_last_run_timestamp_seconds", check).set(now)
         if word in ("pass", "warn"):
             child("selfheal_probe_last_success_timestamp_seconds", check).set(now)
-        self._observe(fields.get("duration"), "selfheal_probe_duration_seconds", check)
-        self._observe(fields.get("scheduled_lag"), "selfheal_scheduler_lag_seconds")
+        self._observe(event, "duration", "selfheal_probe_duration_seconds", check)
+        self._observe(event, "scheduled_lag", "selfheal_scheduler_lag_seconds")
         for monitor, label in self._monitors.get(check, ()):
-            value = monitor.value
+            value, breached = monitor.value, monitor.is_unhealthy()
             child("selfheal_latency_seconds", check, label).set(0 if value is None else value / 1000)
             child("selfheal_latency_window_samples", check, label).set(monitor.samples)
-            child("selfheal_latency_breached", check, label).set(monitor.is_unhealthy())
+            child("selfheal_latency_breached", check, label).set(breached)
+            if breached and (check, label) not in self._breached:
+                child("selfheal_latency_breaches_total", check, label).inc()
+                self._breached.add((check, label))
+            elif not breached:
+                self._breached.discard((check, label))
 
     def _abandoned(self, event: Event) -> None:
         abandoned = event.fields["abandoned"]
@@ -221,17 +226,18 @@ class Feed:
         self._show_state(event.check, event.resource, after)
 
     def _opened(self, event: Event) -> None:
-        child, resource = self._metrics.child, event.resource
-        child("selfheal_incidents_opened_total", resource).inc()
-        self._observe(event.fields.get("time_to_detect"), "selfheal_detection_duration_seconds", resource)
+        resource = event.resource
+        self._count(event, "selfheal_incidents_opened_total", resource)
+        self._observe(event, "time_to_detect", "selfheal_detection_duration_seconds", resource)
         if event.check not in self._open:
             self._open[event.check] = resource
-            child("selfheal_incidents_open", resource).inc()
+            self._metrics.child("selfheal_incidents_open", resource).inc()
 
     def _closed(self, event: Event) -> None:
         child, resource, result = self._metrics.child, event.resource, str(event.fields["result"])
-        child("selfheal_incidents_closed_total", resource, result).inc()
-        self._observe(event.fields.get("time_to_recover"), "selfheal_incident_duration_seconds", resource, result)
+        self._count(event, "selfheal_incidents_closed_total", resource, result)
+        self._observe(event, "time_to_recover", "selfheal_incident_duration_seconds", resource, result)
+        child("selfheal_recovery_level", event.check, resource).set(0)
         if self._open.pop(event.check, None) is not None:
             child("selfheal_incidents_open", resource).dec()
 
@@ -239,19 +245,26 @@ class Feed:
         child, resource = self._metrics.child, event.resource
         self._running[resource] = self._running.get(resource, 0) + 1
         child("selfheal_recovery_in_progress", resource).inc()
-        if not event.fields.get("revert"):
-            self._detected(event)
-            del self._asked[event.check]  # the next attempt of the same rung is a decision of its own
-            child("selfheal_recovery_enforced_total", resource, str(event.fields["action"])).inc()
+        if event.fields.get("revert"):
+            return
+        self._detected(event)
+        del self._asked[event.check]  # the next attempt of the same rung is a decision of its own
+        self._count(event, "selfheal_recovery_enforced_total", resource, str(event.fields["action"]))
+        rung = event.fields.get("rung")
+        if isinstance(rung, int):
+            child("selfheal_recovery_level", event.check, resource).set(rung + 1)
+        healer = self._healer()
+        if healer is not None:
+            self._standing.charged(healer)
 
     def _action_finished(self, event: Event) -> None:
-        child, resource, fields = self._metrics.child, event.resource, event.fields
+        resource, fields = event.resource, event.fields
         action, rung, outcome = str(fields["action"]), str(fields["rung"]), str(fields["outcome"])
         if fields.get("revert"):
-            child("selfheal_recovery_reverts_total", resource, action, rung, outcome).inc()
+            self._count(event, "selfheal_recovery_reverts_total", resource, action, rung, outcome)
         else:
-            child("selfheal_recovery_attempts_total", resource, action, rung, outcome).inc()
-            self._observe(fields.get("duration"), "selfheal_recovery_duration_seconds", resource, action)
+            self._count(event, "selfheal_recovery_attempts_total", resource, action, rung, outcome)
+            self._observe(event, "duration", "selfheal_recovery_duration_seconds", resource, action)
         if outcome != "abandoned":
             self._action_ended(event)
 
@@ -265,7 +278,10 @@ class Feed:
         if event.fields.get("revert"):
             return
         action, gate = str(event.fields.get("action") or ""), str(event.fields["gate"])
-        self._metrics.child("selfheal_recovery_suppressed_total", event.resource, action, gate).inc()
+        self._count(event, "selfheal_recovery_suppressed_total", event.resource, action, gate)
+        healer = self._healer()
+        if gate == "budget" and healer is not None:
+            self._standing.denied(healer, event.resource)
         if action:
             self._detected(event)
 
@@ -274,30 +290,25 @@ class Feed:
         rung = event.fields.get("rung")
         if event.check not in self._asked or self._asked[event.check] != rung:
             self._asked[event.check] = rung
-            self._metrics.child("selfheal_recovery_detected_total", event.resource, str(event.fields["action"])).inc()
+            self._count(event, "selfheal_recovery_detected_total", event.resource, str(event.fields["action"]))
 
     def _verified(self, event: Event) -> None:
-        child, action = self._metrics.child, str(event.fields["action"])
-        child("healing_total").inc()
-        child("selfheal_recovery_verifications_total", event.resource, action, "verified").inc()
-        child("selfheal_recovery_last_success_timestamp_seconds", event.resource).set(self._wall())
+        self._count(event, "healing_total")
+        action = str(event.fields["action"])
+        self._count(event, "selfheal_recovery_verifications_total", event.resource, action, "verified")
+        self._metrics.child("selfheal_recovery_last_success_timestamp_seconds", event.resource).set(self._wall())
 
     def _refuted(self, event: Event) -> None:
         action = str(event.fields["action"])
-        self._metrics.child("selfheal_recovery_verifications_total", event.resource, action, "refuted").inc()
+        self._count(event, "selfheal_recovery_verifications_total", event.resource, action, "refuted")
 
     def _held(self, event: Event) -> None:
         applied = event.name == names.HELD_APPLIED
         self._metrics.child("selfheal_recovery_held", event.resource, str(event.fields["action"])).set(applied)
 
-    def _paused(self, event: Event) -> None:
-        until = event.fields.get("until")
-        self._pauses[event.resource] = until if isinstance(until, int | float) else math.inf
-        self._metrics.child("selfheal_paused").set(1)
-
     def _resumed(self, event: Event) -> None:
-        self._pauses.pop(event.resource, None)
-        self._look(event.at)
+        self._standing.resumed(event)
+        self._look(event)
 
     def _listener_failed(self, _event: Event) -> None:
         self._metrics.child("selfheal_events_dropped_total", "listener", "error").inc()
@@ -311,26 +322,26 @@ class Feed:
 
     # What several of them do.
 
-    def _look(self, now: float) -> None:
+    def _look(self, event: Event) -> None:
         """
-        Look after what changes without an event: pauses that end or are not ours, lost events, checks that are gone.
+        Look after what changes without an event: the healer as a whole, and checks that are gone.
         """
         healer = self._healer()
         if healer is None:
             return
-        self._pauses = {resource: until for resource, until in self._pauses.items() if now < until}
-        self._metrics.child("selfheal_paused").set(bool(self._pauses) or healer.paused)
-        dropped = healer.events_dropped
-        if dropped > self._dropped:
-            self._metrics.child("selfheal_events_dropped_total", "listener", "overflow").inc(dropped - self._dropped)
-        self._dropped = dropped  # smaller than before in a healer that has begun anew
+        self._standing.look(healer, event.at)
         for gone in self._checks.keys() - {check.name for check in healer.checks}:
             del self._checks[gone], self._monitors[gone], self._shown[gone]
+            self._failures.pop(gone, None)
             self._metrics.drop(gone)
 
-    def _observe(self, value: Field, metric: str, *labels: str) -> None:
+    def _count(self, event: Event, metric: str, *labels: str) -> None:
+        self._metrics.child(metric, *labels).inc(exemplar=exemplar_of(self._healer(), event))
+
+    def _observe(self, event: Event, field: str, metric: str, *labels: str) -> None:
+        value = event.fields.get(field)
         if isinstance(value, int | float):
-            self._metrics.child(metric, *labels).observe(value)
+            self._metrics.child(metric, *labels).observe(value, exemplar=exemplar_of(self._healer(), event))
 
     def _show_status(self, check: str, word: str) -> None:
         if self._shown.get(check) == word:

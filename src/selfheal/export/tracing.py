@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from selfheal import names
 from selfheal.clock import SystemClock
 from selfheal.errors import ConfigError, MissingExtraError
+from selfheal.export.exemplars import Traces, recorded
 
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class TraceExporter:
 
     Each is a trace of its own, since an incident may last for hours, and the last three have a link to the incident
     that was open. Attributes are names, numbers and words from closed lists; no text of an exception gets into one.
+    Metrics of an incident that is recorded carry its trace as exemplar, if this is attached before the healer starts.
 
     Args:
         provider: Default: the global one.
@@ -77,9 +79,11 @@ class TraceExporter:
         """
         follower = _Follower(self._tracer, self._trace, self._share, self._clock)
         remove = healer.on_event(follower, events=tuple(follower.handlers))
+        recorded[healer] = follower.traces
 
         def end() -> None:
             remove()
+            follower.traces.clear()
             follower.end_all(self._clock.now())
 
         return end
@@ -97,6 +101,7 @@ class _Follower:
         self._clock = clock
         #: By check: the incident's span, since when an action has to prove itself, and good runs not yet told.
         self._incidents: dict[str, Span] = {}
+        self.traces: Final[Traces] = {}
         self._proving: dict[str, tuple[float, Event]] = {}
         self._untold: dict[str, float] = {}
         self.handlers: Final[dict[str, Callable[[Event], None]]] = {
@@ -135,7 +140,10 @@ class _Follower:
     def _opened(self, event: Event) -> None:
         detect = event.fields.get("time_to_detect")
         began = event.at - detect if isinstance(detect, float) else event.at
-        self._incidents[event.check] = self._begin("selfheal.incident", event, began)
+        self._incidents[event.check] = span = self._begin("selfheal.incident", event, began)
+        self.traces.pop(event.check, None)
+        if span.is_recording():
+            self.traces[event.check] = event.incident, self._trace.format_trace_id(span.get_span_context().trace_id)
 
     def _closed(self, event: Event) -> None:
         self._proving.pop(event.check, None)

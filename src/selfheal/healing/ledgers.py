@@ -59,15 +59,14 @@ class BudgetLedger:
         """
         Give actions back: their healing has survived its probation. Unknown tokens are ignored.
         """
-        kept = [start for start in self._starts if start[1] not in tokens]
-        self._starts.clear()
-        self._starts.extend(kept)
+        kept = (start for start in self._starts if start[1] not in tokens)
+        self._starts = deque(kept, maxlen=self.budget.limit)  # a new one: other threads read it
 
     def used(self, *, now: float) -> int:
         """
         Actions that count at *now*.
         """
-        return sum(now < at + self.budget.per for at, _ in self._starts)
+        return sum(now < at + self.budget.per for at, _ in tuple(self._starts))
 
     def opens_at(self, *, now: float) -> float | None:
         """

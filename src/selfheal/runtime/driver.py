@@ -239,6 +239,7 @@ class Driver:
     _armed: float = math.nan
 
     def _ring(self) -> None:
+        self.reporter.late(self.clock.now() - self._armed)
         self._armed = math.nan
         self.turn()
 
@@ -389,8 +390,6 @@ class Driver:
         """
         watch.machine.check_now(now=now)
         self.advance(watch, now)
-
-    # --- odds -----------------------------------------------------------------
 
     def fatal(self, error: BaseException) -> None:
         """

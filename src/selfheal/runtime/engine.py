@@ -298,7 +298,9 @@ class Engine:
         return 0.0
 
     def _answer(self) -> None:
-        self._asked = None
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            self.driver.reporter.late(self.clock.now() - asked)
 
     @property
     def here(self) -> bool:

@@ -42,6 +42,14 @@ class Reporter:
         self.failures = 0
         #: Changes of a status or a state, and what was announced: whoever has seen so many knows all but the latest results.
         self.changes = 0
+        #: Seconds by which the loop has called too late, at worst since the last result.
+        self._lag = 0.0
+
+    def late(self, seconds: float) -> None:
+        """
+        The loop has called *seconds* later than it was asked to.
+        """
+        self._lag = max(self._lag, seconds)
 
     def completed(self, watch: Watch, result: CheckResult, started: float, now: float) -> None:
         """
@@ -58,7 +66,9 @@ class Reporter:
             "kind": None if result.fault is None else result.fault.kind,
             "duration": result.duration,
             "scheduled_lag": max(0.0, started - watch.due),
+            "loop_lag": self._lag,
         }
+        self._lag = 0.0
         error = None if result.fault is None else result.fault.error
         self.send(watch, Entry(now, names.CHECK_COMPLETED, fields), error)
 

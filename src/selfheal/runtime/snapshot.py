@@ -4,8 +4,8 @@ Everything about a healer at one moment, for whoever shows it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
 
@@ -13,9 +13,23 @@ from selfheal.runtime.pauses import pause_of
 
 
 if TYPE_CHECKING:
+    from selfheal.model import Budget
     from selfheal.runtime.driver import Driver
     from selfheal.runtime.engine import Engine
     from selfheal.runtime.watch import CheckStatus, Pause
+
+
+#: The budget of all actions, among those of resources. None of their names has a parenthesis.
+PROCESS: Final = "(process)"
+
+
+class Allowance(NamedTuple):
+    """
+    A budget, and how many actions of it are left.
+    """
+
+    budget: Budget
+    left: int
 
 
 @attrs.frozen(kw_only=True)
@@ -32,6 +46,7 @@ class Snapshot:
         paused: The pause of everything, or `None`.
         pauses: The pauses of single resources.
         checks: Every check by its name.
+        budgets: What is left of the budget of each resource that has one, and as "(process)" of everybody's.
     """
 
     at: float
@@ -42,6 +57,7 @@ class Snapshot:
     paused: Pause | None
     pauses: Mapping[str, Pause]
     checks: Mapping[str, CheckStatus]
+    budgets: Mapping[str, Allowance] = attrs.field(factory=dict[str, Allowance])
 
 
 def snapshot(engine: Engine, max_age: float) -> Snapshot:
@@ -76,4 +92,12 @@ def _look(engine: Engine, driver: Driver, now: float) -> Snapshot:
             if resource.pause is not None and (resource.pause.until is None or now < resource.pause.until)
         },
         checks={name: watch.status() for name, watch in tuple(driver.watches.items())},
+        budgets=dict(_budgets(driver, now)),
     )
+
+
+def _budgets(driver: Driver, now: float) -> Iterator[tuple[str, Allowance]]:
+    ledgers = [(PROCESS, driver.budget), *((name, one.budget) for name, one in tuple(driver.resources.items()))]
+    for name, ledger in ledgers:
+        if ledger is not None:
+            yield name, Allowance(ledger.budget, ledger.budget.limit - ledger.used(now=now))

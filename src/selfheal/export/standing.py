@@ -1,0 +1,111 @@
+"""
+What the metrics say of a healer as a whole: pauses, budgets, health, lost events. They change without an event, too.
+"""
+
+from __future__ import annotations
+
+import math
+
+from typing import TYPE_CHECKING, Final
+
+from selfheal import names
+from selfheal.export.http import groups
+from selfheal.runtime.snapshot import PROCESS
+
+
+if TYPE_CHECKING:
+    from selfheal.export.registration import Metrics
+    from selfheal.healer import Healer
+    from selfheal.model import Event
+    from selfheal.runtime.snapshot import Snapshot
+
+
+#: Seconds between two looks.
+LOOK_EVERY: Final = 1.0
+
+
+class Standing:
+    """
+    Looks at a healer, once a second at most while checks are run.
+
+    Args:
+        metrics: Where to.
+        dropped: Events that slow listeners have missed so far: not ours to count.
+    """
+
+    def __init__(self, metrics: Metrics, dropped: int) -> None:
+        self._metrics = metrics
+        #: Resources that are paused, and until when.
+        self._pauses: dict[str, float] = {}
+        self._next = -math.inf
+        self._dropped = dropped
+
+    def is_due(self, now: float) -> bool:
+        """
+        Whether it is time to look again; if so, the next time is a second later.
+        """
+        if now < self._next:
+            return False
+        self._next = now + LOOK_EVERY
+        return True
+
+    def look(self, healer: Healer, now: float) -> None:
+        """
+        Look at everything.
+        """
+        self._pauses = {resource: until for resource, until in self._pauses.items() if now < until}
+        self._metrics.child("selfheal_paused").set(bool(self._pauses) or healer.paused)
+        dropped = healer.events_dropped
+        if dropped > self._dropped:
+            self._metrics.child("selfheal_events_dropped_total", "listener", "overflow").inc(dropped - self._dropped)
+        self._dropped = dropped  # smaller than before in a healer that has begun anew
+        seen = healer.snapshot(max_age=LOOK_EVERY)
+        self._show_budgets(seen)
+        self._show_health(healer, seen)
+
+    def paused(self, event: Event) -> None:
+        """
+        Actions are paused.
+        """
+        until = event.fields.get("until")
+        self._pauses[event.resource] = until if isinstance(until, int | float) else math.inf
+        self._metrics.child("selfheal_paused").set(1)
+
+    def resumed(self, event: Event) -> None:
+        """
+        They are allowed again, unless something else is paused.
+        """
+        self._pauses.pop(event.resource, None)
+
+    def charged(self, healer: Healer) -> None:
+        """
+        An action was started.
+        """
+        self._show_budgets(healer.snapshot())
+
+    def denied(self, healer: Healer, resource: str) -> None:
+        """
+        An action on *resource* was not started, for a budget around it is used up.
+        """
+        seen = healer.snapshot()
+        self._show_budgets(seen)
+        for name, allowance in seen.budgets.items():
+            if allowance.left <= 0 and name in {resource, PROCESS}:
+                self._metrics.child("selfheal_budget_denials_total", name).inc()
+
+    def _show_budgets(self, seen: Snapshot) -> None:
+        child = self._metrics.child
+        for name, (budget, left) in seen.budgets.items():
+            child("selfheal_budget_limit", name).set(budget.limit)
+            child("selfheal_budget_window_seconds", name).set(budget.per)
+            child("selfheal_budget_remaining", name).set(left)
+            child("selfheal_budget_denials_total", name)  # there, as 0
+
+    def _show_health(self, healer: Healer, seen: Snapshot) -> None:
+        verdicts = {
+            "live": groups.live(healer.checks, seen),
+            "ready": groups.ready(healer.checks, seen),
+            "startup": groups.started(healer.checks, seen),
+        }
+        for group, word in names.METRICS["selfheal_health_status"].rows:
+            self._metrics.child("selfheal_health_status", group, word).set(verdicts[group].status == word)
