@@ -1,5 +1,5 @@
 """
-A client of Sentinel follows its servers by itself: it is watched, and left alone.
+Clients that follow their servers by themselves, of Sentinel and of two sites: they are watched, and left alone.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import pathlib
 import subprocess
 import threading
 import time
+import warnings
 
 from collections.abc import Iterator
 
+import attrs
 import pytest
 
-from selfheal import Healer, HealingPolicy, HealthCheck, names
+from selfheal import Healer, HealingPolicy, HealthCheck, RecoveryContext, names, recovery_action
 from selfheal.integrations.redis import RedisHealth, redis_ladder
 from selfheal.model import Event
 from selfheal.testing.programs import free_port
@@ -106,3 +108,55 @@ def test_a_client_of_sentinel_follows_the_new_master_and_nothing_is_done(tmp_pat
             one.close()
     assert "down" in {event.fields["kind"] for event in events if event.name == names.INCIDENT_OPENED}
     assert [] == [event.fields["action"] for event in events if event.name == names.ACTION_STARTED]
+
+
+@pytest.mark.at_length
+def test_a_client_of_two_sites_changes_over_and_back_and_nothing_is_done() -> None:
+    """
+    A site freezes and thaws: `MultiDBClient` writes to the other and is home again within seconds, and the action was
+    not needed.
+    """
+    pytest.importorskip("pybreaker")
+    from redis.multidb.client import MultiDBClient
+    from redis.multidb.config import DatabaseConfig, MultiDbConfig
+
+    patience = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
+    rebuilt: list[str] = []
+
+    @recovery_action
+    def rebuild(context: RecoveryContext) -> None:
+        rebuilt.append(context.incident.fault.kind)
+
+    def sites(client: MultiDBClient, until: str) -> set[str]:
+        """Where it writes, until it writes there."""
+        seen: set[str] = set()
+        give_up = time.monotonic() + 20
+        while until not in seen:
+            assert time.monotonic() < give_up, seen
+            with contextlib.suppress(ValueError):  # it closed what another thread was reading from
+                seen.add(client.config_get("port")["port"])
+            time.sleep(0.02)
+        return seen
+
+    with Valkey() as home, Valkey() as away, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # experimental, it says
+        databases = [
+            DatabaseConfig(
+                weight=weight, from_url=f"redis://127.0.0.1:{site.port}", client_kwargs=patience, grace_period=1
+            )
+            for weight, site in ((1.0, home), (0.5, away))
+        ]
+        client = MultiDBClient(
+            MultiDbConfig(databases, health_check_interval=0.5, min_num_failures=2, auto_fallback_interval=1)
+        )
+        patient = attrs.evolve(POLICY, timeout=4)  # it changes over within one call
+        with Healer([HealthCheck(client.ping, name="cache", policy=patient, recovery=rebuild)]) as healer:
+            assert healer.wait_healthy("cache", timeout=5)
+            assert {str(home.port)} == sites(client, str(home.port))
+            home.freeze()
+            assert {str(away.port)} == sites(client, str(away.port))
+            home.thaw()
+            assert {str(home.port), str(away.port)} >= sites(client, str(home.port))
+            assert healer.wait_healthy("cache", timeout=5)
+        client.close()
+    assert [] == rebuilt
