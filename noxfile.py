@@ -22,6 +22,7 @@ nox.options.error_on_missing_interpreters = False  # an absent one is skipped, a
 nox.options.sessions = ["tests", "real", "lint", "typing", "layers", "docs"]
 
 IN_CI = "CI" in os.environ
+NO_SKIPS = {"SELFHEAL_NO_SKIPS": "1"} if IN_CI else {}
 VERSIONS = ["3.11", "3.12", "3.13", "3.14"]
 
 #: What the files of `tests/system` need beyond Python: ``file: (command, Debian package)``.
@@ -72,12 +73,13 @@ def _install(session: nox.Session, *groups: str) -> None:
 
 @nox.session(python=VERSIONS)
 def tests(session: nox.Session) -> None:
-    """Virtual time, on asyncio and trio: `tests`."""
+    """Virtual time, on asyncio and trio: `tests`. In CI a skip is a failure."""
     _install(session, "tests")
     thorough = IN_CI and session.python == NEWEST  # property tests at length once; the other versions get the short run
     if session.python == NEWEST and sys.platform != "win32":
         _share_environment(pathlib.Path(session.virtualenv.location))
-    session.run("pytest", "-n=auto", f"--hypothesis-profile={'ci' if thorough else 'dev'}", *session.posargs)
+    profile = f"--hypothesis-profile={'ci' if thorough else 'dev'}"
+    session.run("pytest", "-n=auto", profile, *session.posargs, env=NO_SKIPS)
 
 
 def _share_environment(environment: pathlib.Path) -> None:
@@ -104,7 +106,7 @@ def real(session: nox.Session) -> None:
         "tests/real",
         *([] if IN_CI else ["-m", "not at_length"]),
         *session.posargs,
-        env={"SELFHEAL_NO_SKIPS": "1"} if IN_CI else {},
+        env=NO_SKIPS,
     )
 
 
