@@ -140,3 +140,34 @@ def test_a_share_is_from_nothing_to_all(share):
     """
     with pytest.raises(ConfigError, match="probe_share"):
         TraceExporter(probe_share=share)
+
+
+def test_metrics_of_an_incident_lead_to_its_span():
+    """
+    Whatever a healer counts of an incident, from its beginning to its end, names the incident's own trace.
+    """
+    from prometheus_client import CollectorRegistry
+
+    from selfheal.export.prometheus import PrometheusExporter
+
+    world, registry = World(), CollectorRegistry()
+    PrometheusExporter(registry).attach(world.healer)
+    world.run(60, down_at=4)
+    (incident,) = world.spans("incident")
+    traces = {
+        sample.name: sample.exemplar.labels
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.exemplar is not None
+    }
+
+    assert {
+        "healing_total",
+        "selfheal_detection_duration_seconds_bucket",
+        "selfheal_incident_duration_seconds_bucket",
+        "selfheal_incidents_closed_total",
+        "selfheal_incidents_opened_total",
+        "selfheal_recovery_attempts_total",
+        "selfheal_recovery_duration_seconds_bucket",
+    } <= traces.keys()
+    assert {format(incident.context.trace_id, "032x")} == {labels["trace_id"] for labels in traces.values()}

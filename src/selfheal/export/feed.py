@@ -184,7 +184,7 @@ class Feed:
         word = names.STATUS_WORDS[str(fields["status"])]
         outcome = _outcome(word, fields)
         child("selfheal_heartbeat_timestamp_seconds").set(now)
-        if self._standing.is_due(event.at):
+        if self._standing.is_due(event.at, len(self._checks)):
             self._look(event)
         child("selfheal_probe_runs_total", check, outcome).inc()
         self._show_status(check, word)
