@@ -196,10 +196,11 @@ class Handler:
         """
         if group == "livez":
             return groups.live(view.checks, view.snapshot)
-        started = groups.started(view.checks, view.snapshot)
-        self._started = self._started or started.status == "pass"
-        if group == "startupz":
-            return groups.Verdict("pass", started.lines) if self._started else started
+        if group == "startupz" or not self._started:
+            started = groups.started(view.checks, view.snapshot)
+            self._started = self._started or started.status == "pass"
+            if group == "startupz":
+                return groups.Verdict("pass", started.lines) if self._started else started
         ready = groups.ready(
             view.checks,
             view.snapshot,

@@ -186,7 +186,6 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 class _Conversation(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _SILENCE
-    wbufsize = -1  # an answer goes out in one piece
     server_version = "selfheal"
     sys_version = ""
 
@@ -238,12 +237,8 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
         )
 
     def _send(self, answer: Response) -> None:
-        self.send_response_only(answer.status)
-        for name, value in answer.fields():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(answer.body)
+        # In one piece: a client that has got the first of two may be slow to say so.
+        self.wfile.write(answer.head if self.command == "HEAD" else answer.head + answer.body)
 
     def _stream(self) -> None:
         self.close_connection = True
@@ -257,12 +252,10 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             for part in parts:
                 self.wfile.write(part)
-                self.wfile.flush()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         del message, explain  # they repeat what was sent
         self.close_connection = True
-        self.request_version = self.protocol_version  # else, of a request without one, there would be no status line
         self.command = self.command or "GET"
         status = {501: 405, 505: 400}.get(code, code)  # what a client sends is no fault of ours
         self._send(refused(http.HTTPStatus(status).phrase, status))

@@ -4,6 +4,8 @@ What comes in and what goes out, whatever server or framework stands before it.
 
 from __future__ import annotations
 
+import functools
+import http.client
 import json
 
 from collections.abc import Iterable, Mapping
@@ -80,6 +82,15 @@ class Response:
         if all(name != "Cache-Control" for name, _ in self.headers):
             common.append(("Cache-Control", "no-store"))
         return [*common, *self.headers]
+
+    @functools.cached_property
+    def head(self) -> bytes:
+        """
+        Status line and headers as HTTP/1.1 has them. Made once: many ask for the same answer.
+        """
+        phrase = http.client.responses.get(self.status, "")
+        lines = [f"HTTP/1.1 {self.status} {phrase}", *(f"{name}: {value}" for name, value in self.fields()), "", ""]
+        return "\r\n".join(lines).encode("latin-1")
 
 
 def as_json(
@@ -163,4 +174,4 @@ def is_forwarded(headers: Iterable[str]) -> bool:
     """
     Whether one of these header names, in lower case, says that a proxy has passed the request on.
     """
-    return any(name in _FORWARDED or name.startswith("x-forwarded") for name in headers)
+    return any(name[:1] in "fvx" and (name in _FORWARDED or name.startswith("x-forwarded")) for name in headers)
