@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from selfheal import names
+from selfheal.export.http import bodies
 from selfheal.export.http.messages import refused
 
 
@@ -106,10 +107,18 @@ class Changes:
         """
         handler = self._handler
         view = handler.view()
-        some = [check for check in view.checks if check.name in changed]
-        body = {**handler.state(view, some), "closed": closed}
-        data = json.dumps(body, allow_nan=False, separators=(",", ":"))
+        for check in view.checks:
+            status = view.snapshot.checks.get(check.name)
+            if check.name in changed and check.name not in view.told and status is not None:
+                view.told[check.name] = _json(bodies.check_state(check, status, view.snapshot, show=handler.show))
+        some = ",".join(view.told[name] for name in changed if name in view.told)
+        # Each check is written once for all clients, and put in where none was.
+        data = _json({**handler.state(view, ()), "closed": closed}).replace('"checks":[]', f'"checks":[{some}]', 1)
         return f"event: change\ndata: {data}\n\n".encode()
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 class Client:

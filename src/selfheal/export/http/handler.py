@@ -57,6 +57,8 @@ class View:
         self.checks = checks
         self.asked = asked
         self.answers: dict[tuple[str, bool], Response] = {}
+        #: Each check as the clients of the stream are told of it, once for all of them.
+        self.told: dict[str, str] = {}
 
 
 @attrs.define(eq=False)
