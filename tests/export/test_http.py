@@ -12,9 +12,11 @@ import attrs
 import jsonschema
 import prometheus_client
 import pytest
+import trio
+import trio.testing
 
 from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck, Unhealthy, names, recovery_action
-from selfheal.export.http import Handler, Request, Response, health_schema
+from selfheal.export.http import AsgiApp, Handler, Request, Response, health_schema
 from selfheal.model import Event
 from selfheal.testing import VirtualClock
 
@@ -510,6 +512,8 @@ def test_drained_readiness_can_be_a_404():
         ("/pause", {"reason": "x", "ttl": -1}, {}, 400),
         ("/pause", {"reason": "x", "ttl": True}, {}, 400),
         ("/pause", b'{"reason": "x", "ttl": NaN}', {}, 400),
+        ("/pause", b'{"reason": "x", "ttl": 1e999}', {}, 400),
+        ("/pause", b'{"reason": "x", "ttl": ' + b"9" * 400 + b"}", {}, 400),
         ("/pause", {"reason": 3}, {}, 400),
         ("/pause", {"reason": "x", "resource": "nothing"}, {}, 404),
         ("/resume", {"resource": "nothing"}, {}, 404),
@@ -610,3 +614,31 @@ def test_who_is_woken_by_a_change_never_reads_what_was_before_it(age: float) -> 
     handler.view()
     seen.append(handler.view().snapshot.at)
     assert [age + 0.01] * 2 == seen
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_long():
+    """
+    After five seconds the answer is 408, and nothing is done.
+    """
+    world = World(actions=True)
+    headers = [(b"authorization", f"Bearer {TOKEN}".encode()), (b"x-selfheal", b"1"), (b"content-length", b"2")]
+    scope = {"type": "http", "method": "POST", "path": "/drain", "headers": headers}
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def main() -> float:
+        began = trio.current_time()
+        received = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+        async def receive():
+            if not received:
+                await trio.sleep_forever()
+            return received.pop()
+
+        await AsgiApp(world.handler)(scope, receive, send)
+        return trio.current_time() - began
+
+    assert 5.0 == pytest.approx(trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0)))
+    assert (408, False) == (sent[0]["status"], world.handler.draining)

@@ -8,18 +8,16 @@ import asyncio
 import contextlib
 import http.client
 import logging
-import os
 import pathlib
 import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
 
 from collections.abc import Callable, Generator
 
 import pytest
+
+from serving import gunicorn_serving, uvicorn_serving
 
 from selfheal import Healer
 from selfheal.export.http import AccessLogFilter, asgi_app, mounted_asgi, mounted_wsgi, wsgi_app
@@ -62,18 +60,9 @@ def hello_wsgi(environ, start_response):
 
 @contextlib.contextmanager
 def uvicorn() -> Generator[int]:
-    module = pytest.importorskip("uvicorn")
-    listening = socket.create_server(("127.0.0.1", 0))
     app = mounted_asgi(hello_asgi, asgi_app(Healer()))
-    server = module.Server(module.Config(app, log_config=None, log_level="info", lifespan="off", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        yield listening.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listening.close()
+    with uvicorn_serving(app, log_config=None, log_level="info", lifespan="off") as port:
+        yield port
 
 
 @contextlib.contextmanager
@@ -164,7 +153,6 @@ def test_gunicorns_too(tmp_path: pathlib.Path) -> None:
     """
     With its default format, and what it knows of a request.
     """
-    pytest.importorskip("gunicorn")
     log = tmp_path / "access.log"
     (tmp_path / "gunicorn.conf.py").write_text(
         "import logging\nfrom selfheal.export.http import AccessLogFilter\n"
@@ -175,15 +163,8 @@ def test_gunicorns_too(tmp_path: pathlib.Path) -> None:
         "def hello(environ, start_response):\n    start_response('200 OK', [])\n    return [b'hello']\n"
         "application = mounted_wsgi(hello, wsgi_app(Healer()))\n"
     )
-    command = [sys.executable, "-m", "gunicorn", "shop", "-b", "127.0.0.1:0", "--access-logfile", str(log)]
-    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)}, stderr=subprocess.PIPE)
-    try:
-        assert process.stderr is not None
-        found = next(match for line in process.stderr if (match := re.search(rb"Listening at: \S+:(\d+)", line)))
-        ask_all(int(found[1]))
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+    with gunicorn_serving(tmp_path, "shop", "--access-logfile", str(log)) as server:
+        ask_all(server.port)
     logged = requests_in(log.read_text().splitlines())
     assert [(method, path) for method, path, is_logged in ASKED if is_logged] == logged
 

@@ -14,6 +14,7 @@ import attrs
 from selfheal.export.http import events, metrics
 from selfheal.export.http.messages import (
     BODY_WITHIN,
+    CUT_OFF,
     TOO_SLOW,
     Request,
     Response,
@@ -81,6 +82,8 @@ async def _told(handler: Handler, asked: Request, request: Any) -> Response:
                 asked = attrs.evolve(asked, body=await request.read())
         except TimeoutError:
             return TOO_SLOW
+        except ConnectionError:
+            return CUT_OFF
     elif asked.path != metrics.PATH:
         return handler.handle(asked)
     # These take their time.

@@ -13,7 +13,7 @@ import attrs
 
 from selfheal.errors import ConfigError, UnknownCheckError
 from selfheal.export.http import bodies, events, groups, metrics, page
-from selfheal.export.http.messages import NOT_FOUND, UNAUTHORIZED, Request, Response, as_json, refused
+from selfheal.export.http.messages import FLOOD, NOT_FOUND, UNAUTHORIZED, Request, Response, as_json, is_flood, refused
 from selfheal.export.http.writing import ACTIONS, act
 
 
@@ -118,6 +118,8 @@ class Handler:
         """
         The answer to *request*. It may be called from any thread, and blocks for nothing but a POST.
         """
+        if is_flood(request.headers):
+            return FLOOD
         path = request.path
         if path in ACTIONS:
             return self._act(request) if request.method == "POST" else _not_allowed("POST")

@@ -49,9 +49,6 @@ _LOOK_EVERY: Final = 0.5
 #: Connections at the same time; more are closed at once. Event streams are among them.
 _CONNECTIONS: Final = 256
 
-#: Headers of a request; http.server itself takes a hundred, of 64 KiB each.
-_HEADERS: Final = 64
-
 #: What a browser on this machine calls it. Any other name in ``Host`` may be a foreign page's that leads here.
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1", ""})
 
@@ -210,9 +207,6 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
 
     def parse_request(self) -> bool:
         if not super().parse_request():
-            return False
-        if len(self.headers) > _HEADERS:
-            self.send_error(431)
             return False
         self._fields = fields_of(self.headers.items())
         length = length_of(self._fields)

@@ -21,11 +21,15 @@ TEXT: Final = "text/plain; charset=utf-8"
 #: Bytes of a body that are read; the actions need a hundred.
 BODY_LIMIT: Final = 16 * 1024
 
-#: Seconds that it may take.
-BODY_WITHIN: Final = 5.0
-
 #: Digits of a length; more are no length of a body that is read.
 _DIGITS: Final = 9
+
+#: Headers of a request, and characters of all their values: a flood is not looked through.
+_HEADERS: Final = 64
+_HEADER_LENGTH: Final = 32 * 1024
+
+#: Seconds that it may take.
+BODY_WITHIN: Final = 5.0
 
 #: Query parameters that are looked at.
 _PARAMETERS: Final = 32
@@ -115,6 +119,7 @@ UNAUTHORIZED: Final = as_json(
     401, {"error": "a token is needed"}, headers=(("WWW-Authenticate", 'Bearer realm="selfheal"'),)
 )
 TOO_SLOW: Final = refused(f"the body has not come within {BODY_WITHIN:g} s", 408)
+FLOOD: Final = refused("there are too many headers", 431)
 CUT_OFF: Final = refused("the request has ended too soon")
 
 
@@ -127,6 +132,13 @@ def fields_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
         key = name.lower()
         found[key] = f"{found[key]},{value}" if key in found else value
     return found
+
+
+def is_flood(headers: Mapping[str, str]) -> bool:
+    """
+    Whether there is more of these headers than any client of ours sends.
+    """
+    return len(headers) > _HEADERS or sum(map(len, headers.values())) > _HEADER_LENGTH
 
 
 def length_of(headers: Mapping[str, str]) -> int | Response:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: A browser sends no such header to another origin without asking first, which nobody answers.
 _GUARD_HEADER: Final = "x-selfheal"
 
+#: Seconds: a month. Who wants longer than that does not want a pause.
+_PAUSE_MAX: Final = 31 * 86_400.0
+
 
 def act(handler: Handler, request: Request) -> Response:
     """
@@ -58,8 +61,8 @@ def _heal(handler: Handler, options: Mapping[str, Any]) -> tuple[Response, str]:
 
 def _pause(handler: Handler, options: Mapping[str, Any]) -> tuple[Response, str]:
     ttl, resource = options.get("ttl", PAUSE_SECONDS), _text(options, "resource")
-    if isinstance(ttl, bool) or not isinstance(ttl, int | float):
-        msg = "ttl must be seconds: a pause from outside ends by itself"
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= _PAUSE_MAX:
+        msg = f"ttl must be seconds, at most {_PAUSE_MAX:g}: a pause from outside ends by itself"
         raise ConfigError(msg)
     handler.healer.pause(_text(options, "reason") or "", resource=resource, ttl=ttl)
     return as_json(200, {"paused": True}), resource or ""
