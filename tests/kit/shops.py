@@ -2,7 +2,7 @@
 One healer and every way to mount it: under uvicorn, aiohttp and listeners of our own with ``python -m shops``, under
 gunicorn as ``shops:wsgi()``.
 
-Its database is down while there is a file ``down`` in the folder ``$SHOP``. What it does beyond looking is written to
+Its database is down while there is a file ``down`` in the folder ``$SHOP``. What others could have made it do is written to
 ``told``, a line each.
 """
 
@@ -43,10 +43,9 @@ def warm(ctx: object) -> None:
 
 
 def tell(event: Event) -> None:
-    """Write down what was done."""
-    if event.name != names.CHECK_COMPLETED:
-        with (FOLDER / "told").open("a") as told:
-            told.write(f"{event.name} {json.dumps(dict(event.fields), default=str)}\n")
+    """Write it down."""
+    with (FOLDER / "told").open("a") as told:
+        told.write(f"{event.name} {json.dumps(dict(event.fields), default=str)}\n")
 
 
 db = HealthCheck(probe, name="db", policy=POLICY)
@@ -54,7 +53,10 @@ cache = HealthCheck(
     lambda: None, name="cache", policy=HealingPolicy(interval=0.2, timeout=10, probation=0.1), recovery=warm
 )
 healer = Healer([db, cache], registry=True)
-healer.on_event(tell)
+healer.on_event(
+    tell, events={names.ACTION_STARTED, names.REQUEST_ACCEPTED, names.RESOURCE_PAUSED, names.RESOURCE_RESUMED}
+)
+(FOLDER / "told").touch()
 
 
 async def hello_asgi(scope: Any, receive: Any, send: Any) -> None:

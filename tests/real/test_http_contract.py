@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -69,22 +69,20 @@ class Shops:
         for folder in folders:
             (folder / "down").touch()
         try:
-            for name in MOUNTS:
-                settles(self.ask(name), lambda ask: ask("/readyz").status == 503)
+            self.settle(lambda ask: ask("/readyz").status == 503)
             yield
         finally:
             for folder in folders:
                 (folder / "down").unlink()
-            for name in MOUNTS:
-                settles(self.ask(name), is_idle)
+            self.settle(is_idle)
 
-
-def settles(ask: Ask, holds: Callable[[Ask], bool]) -> None:
-    """Wait until it holds, of each of several workers, too."""
-    until = time.monotonic() + 30
-    while not all(holds(ask) for _ in range(10)):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    def settle(self, holds: Callable[[Ask], bool], mounts: Collection[tuple[str, str]] = MOUNTS) -> None:
+        """Wait until it holds at all mounts; of each of several workers, which one question in a row may miss."""
+        until = time.monotonic() + 60
+        for name in mounts:
+            while not all(holds(self.ask(name)) for _ in range(12 if name[0] == "workers" else 1)):
+                assert time.monotonic() < until
+                time.sleep(0.05)
 
 
 def is_idle(ask: Ask) -> bool:
@@ -133,8 +131,7 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shops]:
                 "workers": workers.port,
             },
         )
-        for name in MOUNTS:
-            settles(shops.ask(name), is_idle)
+        shops.settle(is_idle)
         yield shops
         process.communicate("\n", timeout=60)
         assert 0 == process.returncode
@@ -266,7 +263,7 @@ def test_what_is_asked_for_is_done_and_told(shops: Shops, name: tuple[str, str])
     ask, told = shops.ask(name), shops.folder(name) / "told"
     before = told.read_text()
     assert [] == differences(ask, WORKING)
-    settles(ask, is_idle)
+    shops.settle(is_idle, [name])
     accepted = [line for line in told.read_text().removeprefix(before).splitlines() if "request.accepted" in line]
     assert ["pause", "resume", "heal", "drain"] == [json.loads(line.partition(" ")[2])["action"] for line in accepted]
     if name[0] != "workers":  # where each answer is that of one of them
@@ -531,7 +528,7 @@ def test_hostile_requests_change_nothing(shops: Shops, name: tuple[str, str]) ->
     Each gets its 4xx, or the server in front closes the connection; nothing has been done and nothing is different.
     """
     ask, told = shops.ask(name), shops.folder(name) / "told"
-    settles(ask, is_idle)
+    shops.settle(is_idle, [name])
     before = (told.read_text(), held(ask))
     with ThreadPoolExecutor(8) as pool:
         answers = dict(zip(HOSTILE, pool.map(lambda raw: statuses(ask, raw), HOSTILE.values()), strict=True))
