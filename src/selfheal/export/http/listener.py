@@ -208,6 +208,9 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
     def parse_request(self) -> bool:
         if not super().parse_request():
             return False
+        if self.request_version == "HTTP/0.9":  # it has no headers, so whoever passes it on cannot say so
+            self.send_error(400)
+            return False
         self._fields = fields_of(self.headers.items())
         length = length_of(self._fields)
         if not isinstance(length, Response) and length and self.command != "POST":
