@@ -48,6 +48,36 @@ SERVICE = """
     asyncio.run(main())
 """
 
+#: Has a check whose ladder is climbed in vain, until the process is another one.
+ILL = """
+    import asyncio, os
+    from selfheal import Healer, HealingPolicy, HealthCheck, Unhealthy, recovery_action
+    from selfheal.export.systemd import follow
+    from selfheal.resources import SdNotify
+
+    first = not os.path.exists("/run/ill")
+    open("/run/ill", "w").close()
+
+    @recovery_action
+    def rebuild(ctx):
+        pass
+
+    def look():
+        if first:
+            raise Unhealthy("stale")
+
+    async def main():
+        systemd = SdNotify()
+        policy = HealingPolicy(interval=0.2, fast_interval=0.1, timeout=1, fall=2, verify_within=3)
+        healer = Healer([HealthCheck(look, name="db", policy=policy, recovery=rebuild)], phase=0)
+        follow(healer, systemd)
+        async with healer:
+            systemd.ready()
+            await asyncio.sleep(1000)
+
+    asyncio.run(main())
+"""
+
 UNIT = """
 [Unit]
 DefaultDependencies=no
@@ -136,16 +166,17 @@ def cgroup() -> Iterator[pathlib.Path]:
 
 @pytest.fixture
 def systemd(tmp_path: pathlib.Path) -> Generator[Systemd]:
-    """A systemd that has started a service that is well, and one that hangs the first time."""
-    units, script, said = tmp_path / "units", tmp_path / "service.py", tmp_path / "said"
+    """A systemd that has started a service that is well, one that hangs the first time, and one that is ill then."""
+    units, said = tmp_path / "units", tmp_path / "said"
     units.mkdir()
-    script.write_text("if True:\n" + SERVICE)
-    services = {f"{how}.service": how for how in ("turns", "hangs")}
-    wants = f"[Unit]\nDefaultDependencies=no\nWants={' '.join(services)}\n"
-    (units / "selfheal.target").write_text(wants)
-    for service, how in services.items():
+    services = {"turns": SERVICE, "hangs": SERVICE, "ill": ILL}
+    wants = " ".join(f"{how}.service" for how in services)
+    (units / "selfheal.target").write_text(f"[Unit]\nDefaultDependencies=no\nWants={wants}\n")
+    for how, source in services.items():
+        script = tmp_path / f"{how}.py"
+        script.write_text("if True:\n" + source)
         text = UNIT.format(python=sys.executable, script=script, how=how, watchdog=WATCHDOG)
-        (units / service).write_text(text)
+        (units / f"{how}.service").write_text(text)
     with cgroup() as group, said.open("wb") as output:
         command = [shutil.which("sh") or "sh", "-ec", BOOT, "sh", str(group), str(units)]
         unshare = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
@@ -156,15 +187,19 @@ def systemd(tmp_path: pathlib.Path) -> Generator[Systemd]:
             unshare.wait()
 
 
-def test_a_service_whose_engine_hangs_is_restarted_and_a_healthy_one_never(systemd):
+def test_a_service_that_hangs_or_was_healed_in_vain_is_restarted_and_a_healthy_one_never(systemd):
     """
-    Both say that they are ready; the watchdog restarts the one that stops turning, once, and leaves the other alone.
+    All say that they are ready; the watchdog restarts the one that stops turning and the one whose own ladder was
+    climbed in vain, each once, and leaves the other alone.
     """
     well = {"ActiveState": "active", "NRestarts": "0", "Result": "success", "StatusText": "turns"}
     assert well == systemd.until("turns.service", **well)
     began = time.monotonic()
     restarted = well | {"NRestarts": "1"}
     assert restarted == systemd.until("hangs.service", **restarted)
+    healed = restarted | {"StatusText": "1 of 1 checks are well"}
+    assert healed == systemd.until("ill.service", **healed)
     time.sleep(max(0.0, began + 1.5 * WATCHDOG - time.monotonic()))
     assert well == systemd.shows("turns.service")
     assert restarted == systemd.shows("hangs.service")
+    assert healed == systemd.shows("ill.service")
