@@ -167,10 +167,12 @@ class Tab:
             for node in rule["nodes"]
         ]
 
-    def picture(self, name: str) -> None:
-        """One for the documentation, if they are wanted."""
+    def picture(self, name: str, part=None) -> None:
+        """One for the documentation, of all or of a *part*, if they are wanted."""
         if "SELFHEAL_SCREENSHOTS" in os.environ:
-            self.page.screenshot(path=pathlib.Path(os.environ["SELFHEAL_SCREENSHOTS"]) / f"live-page-{name}.png")
+            (part or self.page).screenshot(
+                path=pathlib.Path(os.environ["SELFHEAL_SCREENSHOTS"]) / f"live-page-{name}.png"
+            )
 
 
 @pytest.fixture(name="tab")
@@ -358,6 +360,8 @@ def test_an_action_is_asked_for_by_the_keyboard_alone(browser, shop: Shop, heale
         assert [] == tab.violations()
         page.keyboard.press("ArrowDown")
         assert page.get_by_role("radio", name="Pause healing of postgres").is_checked()
+        if scheme == "light":
+            tab.picture("actions", page.get_by_role("dialog"))
         for words in ("a deploy", None, "correct horse"):  # why, for how long, the token
             page.keyboard.press("Tab")
             page.keyboard.type(words or "4")
@@ -445,9 +449,9 @@ def test_banners_say_what_the_rows_cannot(tab: Tab, shop: Shop) -> None:
         page.locator("#banners").get_by_text("This instance is being drained").wait_for()
         healer.stop()
         page.locator("#banners").get_by_text("The healer does not run").wait_for()
-        page.locator("#banners").get_by_text("for 4 m 55 s more").wait_for()
+        page.wait_for_timeout(2500)  # while the banner counts down, and nobody says so
         said = page.evaluate("heard_by_all")
-        assert [1, 1, 1, 1] == [sum(word in line for line in said) for word in ("paused", "Observe", "drained", "run:")]
+        assert [1, 1, 1] == [sum(word in line for line in said) for word in ("paused", "drained", "run:")]
         page.goto("about:blank")
 
 
