@@ -38,7 +38,7 @@ class World:
 
         @recovery_action
         def rebuild(ctx) -> None:
-            ctx.log(f"connecting to {SECRET}")
+            ctx.log(f"connecting to {SECRET}", dsn=SECRET)
             if heals:
                 self.down.discard("db")
 

@@ -126,6 +126,7 @@ class TestErrors:
                 {"selfheal_error_type": "ConnectionResetError", "selfheal_errno": 104},
             ),
             (TimeoutError("s3cret"), {"selfheal_error_type": "TimeoutError"}),
+            (OSError("s3cret", "an errno that is none"), {"selfheal_error_type": "OSError"}),
         ],
     )
     def test_are_told_by_class_and_code_alone(self, stage, logger, error, expected):

@@ -25,6 +25,9 @@ PREFIX: Final = "selfheal_"
 _KEYS: Final = {field: PREFIX + field for name in names.EVENTS.values() for field in name.fields}
 _LEVELS: Final = {name: event.level for name, event in names.EVENTS.items()}
 
+#: Characters of a code of SQLSTATE.
+_SQLSTATE: Final = 5
+
 #: The highest level an event can have: in EXHAUSTED nothing is left that the program could do, so somebody has to.
 _LOUDEST: Final = {**_LEVELS, names.STATE_CHANGED: logging.ERROR}
 
@@ -102,9 +105,10 @@ class LogExporter:
     def _error_keys(self, error: BaseException) -> dict[str, Any]:
         keys: dict[str, Any] = {"selfheal_error_type": type(error).__name__}
         sqlstate = getattr(error, "sqlstate", None)
-        if isinstance(sqlstate, str):
+        # They are what their names say, or whatever somebody has made the exception with: a text that may hold anything.
+        if isinstance(sqlstate, str) and len(sqlstate) == _SQLSTATE and sqlstate.isalnum():
             keys["selfheal_sqlstate"] = sqlstate
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and isinstance(error.errno, int):
             keys["selfheal_errno"] = error.errno
         if self._log_errors:
             redact = self._redact or str

@@ -159,6 +159,8 @@ def _entry(entry: Entry, value: Incident, show: Show) -> dict[str, Any]:
     words = set(_WORDS_OF_OTHERS)
     if entry.event == names.RUNG_REFUSED or fields.get("outcome") == "cannot_help":
         words.add("reason")
+    if entry.event == names.ACTION_LOGGED:  # with fields of the action's own
+        words |= fields.keys() - {"action", "rung"}
     if isinstance(until := fields.get("until"), int | float):
         fields["until"] = until - value.began
     for name in words & fields.keys():
