@@ -136,6 +136,13 @@ def _missing() -> dict[str, str]:
 
 
 @nox.session(python=NEWEST)
+def generated(session: nox.Session) -> None:
+    """Two thousand requests that schemathesis makes up: `tests/generated`, three minutes. Not in CI."""
+    _install(session, "tests", "generated")
+    session.run("pytest", "tests/generated", *session.posargs)
+
+
+@nox.session(python=NEWEST)
 def lint(session: nox.Session) -> None:
     """Style, docstrings, changelog fragments."""
     session.install("--group=lint")

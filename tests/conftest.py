@@ -17,7 +17,7 @@ import pytest
 
 
 HERE = pathlib.Path(__file__).parent
-REAL_TIME = (HERE / "real", HERE / "system")
+REAL_TIME = (HERE / "generated", HERE / "real", HERE / "system")
 Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 
 # `ci` finds the same every time; `dev` looks elsewhere in each run. Chosen with --hypothesis-profile.
@@ -33,7 +33,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever lives under `real` and `system` may take real time."""
+    """Whatever lives under `generated`, `real` and `system` may take real time."""
     for item in items:
         if any(item.path.is_relative_to(folder) for folder in REAL_TIME):
             item.add_marker("real_time")
