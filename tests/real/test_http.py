@@ -22,6 +22,7 @@ from serving import Ask
 from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck
 from selfheal.errors import IllegalTransitionError
 from selfheal.export.http import Listener, asgi_app, listen
+from selfheal.export.http import listener as listener_module
 from selfheal.export.http.asking import ask
 
 
@@ -196,6 +197,36 @@ def test_silent_and_many_clients_do_not_keep_others_out(service: Any) -> None:
     while serving() and time.monotonic() < until:
         time.sleep(0.05)
     assert [] == serving()
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"", b"POST /drain HTTP/1.1\r\nContent-Length: 999\r\n\r\n"], ids=["head", "body"]
+)
+def test_who_sends_a_byte_now_and_then_keeps_no_connection(
+    service: Any, beginning: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A request that does not come to an end is not waited for, however busy its client; a stream goes on.
+    """
+    monkeypatch.setattr(listener_module, "_PATIENCE", 0.3)
+    with listen(service.healer, TOKEN, port=0) as listener:
+        where = ("127.0.0.1", port_of(listener))
+        with socket.create_connection(where) as stream, socket.create_connection(where) as client:
+            stream.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            stream.settimeout(30)
+            until = time.monotonic() + 30
+            with contextlib.suppress(ConnectionError):
+                client.sendall(beginning)
+                while time.monotonic() < until:
+                    client.sendall(b"x")
+                    time.sleep(0.1)
+            assert time.monotonic() < until
+            service.down = True
+            received = b""
+            while b"event: change" not in received:
+                part = stream.recv(65_536)
+                assert part
+                received += part
 
 
 def test_the_listener_is_a_class_of_its_own(service: Any) -> None:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 from urllib.parse import urlsplit
 
+from selfheal.clock import SystemClock
 from selfheal.errors import ConfigError, IllegalTransitionError
 from selfheal.export.http import events
 from selfheal.export.http.messages import (
@@ -42,6 +43,9 @@ PORT: Final = 9464
 
 #: Seconds that a client may be silent in the middle of a request, or between two.
 _SILENCE: Final = 5.0
+
+#: Seconds within which a request has to be there: who sends a byte now and then would keep one of the connections.
+_PATIENCE: Final = 10.0
 
 #: Seconds between two looks at the healer, and after which it notices that it is to stop.
 _LOOK_EVERY: Final = 0.5
@@ -148,6 +152,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def __init__(self, where: str | tuple[str, int], handler: Handler, *, local: bool) -> None:
         self.handler, self.local = handler, local
         self._free = threading.BoundedSemaphore(_CONNECTIONS)
+        self.reading: dict[socket.socket, float] = {}  # since when a request is waited for
         self.address_family = family_of(where)
         address: Any = where
         super().__init__(address, _Conversation)
@@ -178,6 +183,11 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def service_actions(self) -> None:
         # Asks the loop whether it turns, so that the answer is there before the question.
         self.handler.view()
+        overdue = SystemClock.now() - _PATIENCE
+        for connection, since in self.reading.copy().items():
+            if since < overdue:
+                with contextlib.suppress(OSError):  # it is gone
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Conversation(http.server.BaseHTTPRequestHandler):
@@ -189,6 +199,13 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
     @property
     def _ours(self) -> _Server:
         return cast("_Server", self.server)
+
+    def handle_one_request(self) -> None:
+        self._ours.reading[self.connection] = SystemClock.now()
+        try:
+            super().handle_one_request()
+        finally:
+            self._ours.reading.pop(self.connection, None)
 
     def do_GET(self) -> None:
         request = self._request(b"")
@@ -223,6 +240,7 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
         return True
 
     def _request(self, body: bytes) -> Request:
+        self._ours.reading.pop(self.connection, None)  # it is here
         path, _, query = self.path.partition("?")
         return Request(
             method=self.command,
