@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import pathlib
 import threading
 import time
 
@@ -20,33 +19,61 @@ from selfheal.model import Fault, Incident, RecoveryContext
 from selfheal.testing.servers import Postgres
 
 
-HERE = pathlib.Path(__file__).parent
-
 #: Files whose tests take longest. They begin first, so that no worker waits for another at the end.
 LONGEST = (
-    "examples",
     "standby",
-    "demo",
     "pool_healing",
+    "examples",
+    "demo",
+    "http_contract",
     "asyncpg",
     "sqlalchemy",
-    "http",
     "redis",
     "psycopg",
     "journal",
     "gunicorn",
     "journal_kills",
     "deadlines",
+    "http",
     "log_files",
     "process",
 )
+
+#: Files whose tests promise how long something takes at most.
+TIMED = frozenset(
+    {
+        "asyncpg",
+        "deadlines",
+        "http_clients",
+        "leaving",
+        "pool_healing",
+        "process",
+        "psycopg",
+        "psycopg_registry",
+        "rebuildable",
+        "redis",
+        "redis_failover",
+        "sqlalchemy",
+        "standby",
+    }
+)
+
+
+def _name(item: pytest.Item) -> str:
+    return item.path.stem.removeprefix("test_")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Whoever promises seconds is not run beside many others."""
+    if _name(item) in TIMED:
+        item.add_marker("timed")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; the others stay shuffled."""
-    place = {HERE / f"test_{name}.py": number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+    items.sort(key=lambda item: LONGEST.index(_name(item)) if _name(item) in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

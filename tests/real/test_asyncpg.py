@@ -591,6 +591,7 @@ async def applications(dsn: str, sql: str = "select 1", **options: Any) -> Async
         yield healed, without
 
 
+@pytest.mark.at_length
 def test_asyncpg_heals_dead_connections_and_outages_itself(primary: Postgres) -> None:
     """
     Thrown out, and after an outage of three seconds, an application is well again at once, and no action was taken.
@@ -616,6 +617,7 @@ def test_asyncpg_heals_dead_connections_and_outages_itself(primary: Postgres) ->
     run(test)
 
 
+@pytest.mark.at_length
 def test_a_pinned_pool_writes_again(primary: Postgres) -> None:
     """
     After a failover that leaves the old server readable, writes succeed again within 3 s; without selfheal never.
@@ -656,6 +658,7 @@ def test_a_pinned_pool_writes_again(primary: Postgres) -> None:
             run(lambda: demote(read_only=False))
 
 
+@pytest.mark.at_length
 def test_callers_of_frozen_backends_are_freed(primary: Postgres) -> None:
     """
     Callers that wait for frozen server processes are freed in time, an innocent connection beside them stays; without
@@ -686,6 +689,7 @@ def test_callers_of_frozen_backends_are_freed(primary: Postgres) -> None:
     run(test)
 
 
+@pytest.mark.at_length
 def test_a_pool_behind_a_hole_works_again(primary: Postgres) -> None:
     """
     Connections that lead nowhere are replaced within 3 s of the network's return; without selfheal callers wait on.
@@ -710,6 +714,7 @@ def test_a_pool_behind_a_hole_works_again(primary: Postgres) -> None:
     run(test)
 
 
+@pytest.mark.at_length
 def test_a_leak_is_healed_by_a_new_pool(primary: Postgres) -> None:
     """
     When all connections have leaked there is a new pool in time; without selfheal requests fail for ever.
@@ -738,6 +743,7 @@ def test_a_leak_is_healed_by_a_new_pool(primary: Postgres) -> None:
     run(test)
 
 
+@pytest.mark.at_length
 def test_an_exhausted_pool_that_works_is_left_alone(primary: Postgres) -> None:
     """
     A pool whose connections are all busy is `slow`, and no action is taken.

@@ -522,6 +522,7 @@ def held(ask: Ask) -> set[str]:
     return {json.dumps([*(now[name] for name in kept), [check["state"] for check in now["checks"]]]) for now in states}
 
 
+@pytest.mark.at_length
 @every_mount
 def test_hostile_requests_change_nothing(shops: Shops, name: tuple[str, str]) -> None:
     """

@@ -210,6 +210,7 @@ with healer:
 """
 
 
+@pytest.mark.at_length
 def test_a_loop_that_is_blocked_for_five_seconds_is_an_incident_that_names_the_line(tmp_path):
     """
     While an asyncio and a trio application are blocked, a healer beside the loop says where, before the block is over.

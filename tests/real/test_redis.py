@@ -521,6 +521,7 @@ class Service:
             await asyncio.gather(work(), work())
 
 
+@pytest.mark.at_length
 def test_an_outage_ends_by_itself_and_nothing_is_done(clients: Clients, server: Valkey) -> None:
     """
     Dead connections and three seconds without a server are detected in time and left to redis-py, which heals them.
@@ -541,6 +542,7 @@ def test_an_outage_ends_by_itself_and_nothing_is_done(clients: Clients, server: 
         assert [] == service.actions()
 
 
+@pytest.mark.at_length
 def test_a_pinned_service_writes_again_within_three_seconds(
     clients: Clients, server: Valkey, proxy: FaultProxy
 ) -> None:
@@ -565,6 +567,7 @@ def test_a_pinned_service_writes_again_within_three_seconds(
     assert {"soft_drain"} == set(service.actions())
 
 
+@pytest.mark.at_length
 def test_callers_on_mute_connections_are_free_within_three_seconds(
     clients: Clients, server: Valkey, proxy: FaultProxy
 ) -> None:
@@ -599,6 +602,7 @@ def test_callers_on_mute_connections_are_free_within_three_seconds(
     assert number == clients.call(innocent.client_id)
 
 
+@pytest.mark.at_length
 def test_a_leaking_service_gets_a_new_client(clients: Clients, server: Valkey) -> None:
     """
     With all connections leaked the client is rebuilt in time, and the server is never asked for more than it takes.

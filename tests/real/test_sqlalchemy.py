@@ -913,6 +913,7 @@ def counted(server: Postgres) -> Iterator[dict[str, int]]:
         thread.join()
 
 
+@pytest.mark.at_length
 def test_idle_applications_never_meet_their_dead_connections(primary: Postgres) -> None:
     """
     The look meets dead connections before anybody else does, SQLAlchemy replaces them, and no action is taken.
@@ -929,6 +930,7 @@ def test_idle_applications_never_meet_their_dead_connections(primary: Postgres) 
             assert [] != application.requests
 
 
+@pytest.mark.at_length
 def test_an_outage_ends_with_the_server_and_nothing_is_done(primary: Postgres) -> None:
     """
     An outage is detected in time; requests succeed as soon as the server is back, and no action was taken, before or
@@ -951,6 +953,7 @@ def test_an_outage_ends_with_the_server_and_nothing_is_done(primary: Postgres) -
     assert [True] * 3 == [most[application.name] <= 3 for application in healed]
 
 
+@pytest.mark.at_length
 def test_applications_pinned_to_a_standby_write_again(primary: Postgres, moving: FaultProxy) -> None:
     """
     Once their address leads to a server that writes, writes succeed within 3 s, by rotation alone and with no more
@@ -971,6 +974,7 @@ def test_applications_pinned_to_a_standby_write_again(primary: Postgres, moving:
     assert [True] * 3 == [most[application.name] <= 3 for application in healed]
 
 
+@pytest.mark.at_length
 def test_hung_queries_are_freed_and_busy_ones_are_left_alone(primary: Postgres) -> None:
     """
     When all queries under way are lost, new ones succeed within 3 s and the lost ones have ended; without selfheal they
@@ -997,6 +1001,7 @@ def test_hung_queries_are_freed_and_busy_ones_are_left_alone(primary: Postgres) 
         assert ([], []) == (beside.failed(), beside.actions())
 
 
+@pytest.mark.at_length
 def test_leaked_connections_are_replaced_and_their_holders_named(primary: Postgres) -> None:
     """
     An application whose connections were never given back serves again within 3 s of their counting as leaked, and the

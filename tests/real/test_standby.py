@@ -400,6 +400,7 @@ def test_callers_that_hang_on_a_frozen_primary_are_freed(pair: Pair) -> None:
     assert set() == {number for _, number in application.done} - pair.numbers(pair.b)
 
 
+@pytest.mark.at_length
 def test_it_fails_over_and_back_and_loses_no_write(pair: Pair) -> None:
     """
     Over to the promoted standby, never to the old primary that came back stale, and home to one made anew from it.

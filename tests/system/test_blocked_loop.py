@@ -7,6 +7,8 @@ import http.client
 import threading
 import time
 
+import pytest
+
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -44,6 +46,7 @@ def lag(exposition):
     return samples[f"{name}_count", None] - samples[f"{name}_bucket", "5.0"], samples[f"{name}_sum", None]
 
 
+@pytest.mark.timed
 def test_liveness_is_told_in_time_while_the_loop_is_blocked_and_the_next_scrape_shows_it():
     """
     Of 100 requests during ten seconds 99 are answered within a tenth of a second, all say what is the matter once it is.

@@ -40,6 +40,7 @@ GROWTH = 48
 POLICY = HealingPolicy(interval=0.5, fast_interval=0.2, timeout=DEADLINE, fall=1, rise=1, probation=0.5)
 
 pytestmark = [
+    pytest.mark.timed,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
     pytest.mark.timeout(300),
 ]
