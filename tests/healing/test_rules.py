@@ -698,6 +698,20 @@ def test_healing_by_hand_starts_from_idle(by_hand, rung):
     assert not hand.machine.manual
 
 
+def test_what_was_good_after_a_discard_counts_as_proof_for_healing_by_hand(by_hand, rung):
+    """
+    The first good result after a discard is counted, also where nothing was wrong before.
+    """
+    hand = by_hand(rung("a", kinds=("stale",)))
+    hand.good(5)
+    hand.machine.discard("test", now=hand.now)
+    hand.machine.check_now(now=hand.now)
+    hand.good()
+    hand.machine.start_healing(now=hand.now)
+    hand.good()
+    assert RESTORED is hand.machine.state
+
+
 def test_healing_by_hand_starts_from_detecting(by_hand, rung):
     """
     The fault under suspicion is the one that is healed, and the incident began with it.

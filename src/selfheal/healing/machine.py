@@ -253,7 +253,7 @@ class HealingStateMachine(States):
         now = self._now = self._largest(now)
         self._chronicle.emit(now, names.EVIDENCE_DISCARDED, reason=reason)
         self._evidence.void(now)
-        self._wake = -INF
+        self._wake, self._calm = -INF, False
         record = self._chronicle.record
         if self._state is RECOVERING:
             self._reconfirm = True
