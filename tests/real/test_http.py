@@ -229,6 +229,30 @@ def test_who_sends_a_byte_now_and_then_keeps_no_connection(
                 received += part
 
 
+def test_connections_for_which_there_was_no_thread_are_forgotten(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    When there are threads again, the listener answers, however many connections had none.
+    """
+    monkeypatch.setattr(listener_module, "_CONNECTIONS", 2)
+    start = threading.Thread.start
+
+    def none_left(thread: threading.Thread) -> None:
+        if "process_request_thread" in thread.name:
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+        start(thread)
+
+    with listen(service.healer, port=0) as listener:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", none_left)
+            for _ in range(3):
+                with socket.create_connection(("127.0.0.1", port_of(listener))) as client:
+                    client.settimeout(30)
+                    with contextlib.suppress(ConnectionError):
+                        assert b"" == client.recv(1)
+        assert 200 == Ask(port_of(listener))("/livez").status
+
+
 def test_the_listener_is_a_class_of_its_own(service: Any) -> None:
     """
     One handler may be served in several places, and they drain together.
