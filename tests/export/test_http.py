@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck, Unhealthy, names, recovery_action
-from selfheal.export.http import AsgiApp, Handler, Request, Response, health_schema
+from selfheal.export.http import AsgiApp, Handler, Request, Response, WsgiApp, health_schema
 from selfheal.model import Event
 from selfheal.testing import VirtualClock
 
@@ -642,3 +642,25 @@ def test_a_body_that_does_not_come_is_not_waited_for_long():
 
     assert 5.0 == pytest.approx(trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0)))
     assert (408, False) == (sent[0]["status"], world.handler.draining)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/nothing", {}, 404),
+        ("/livez", {}, 405),
+        ("/drain", {}, 401),
+        ("/drain", {"HTTP_AUTHORIZATION": f"Bearer {TOKEN}"}, 403),
+        ("/drain", {"HTTP_AUTHORIZATION": f"Bearer {TOKEN}", "HTTP_X_SELFHEAL": "1", "CONTENT_LENGTH": "20000"}, 413),
+    ],
+)
+def test_no_body_is_read_that_could_change_nothing(path, headers, status):
+    """
+    Who may do nothing gets the answer at once, also over WSGI and before the body is sent.
+    """
+    world = World(actions=True)
+    environ = {"REQUEST_METHOD": "POST", "PATH_INFO": path, "CONTENT_LENGTH": "10", **headers}  # and no input
+    seen = []
+    app = WsgiApp(world.handler)
+    world.run(1, lambda: app(environ, lambda line, _: seen.append(line)))
+    assert str(status) == seen[0].partition(" ")[0]

@@ -19,7 +19,6 @@ from selfheal.export.http.messages import (
     Request,
     Response,
     fields_of,
-    length_of,
     path_below,
     query_of,
 )
@@ -74,7 +73,7 @@ def add_routes(app: Any, handler: Handler, at: str = "/selfheal") -> None:
 
 async def _told(handler: Handler, asked: Request, request: Any) -> Response:
     if asked.method == "POST":
-        length = length_of(asked.headers)
+        length = handler.wanted(asked)
         if isinstance(length, Response):
             return length
         try:

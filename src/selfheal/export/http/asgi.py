@@ -18,7 +18,6 @@ from selfheal.export.http.messages import (
     Request,
     Response,
     fields_of,
-    length_of,
     path_below,
     query_of,
 )
@@ -62,7 +61,7 @@ class AsgiApp:
         if request.path == events.PATH and request.method == "GET" and self.handler.sees_details(request):
             await self._stream(receive, send)
         elif request.method == "POST":
-            body = await _body(request, receive)
+            body = await _body(self.handler.wanted(request), receive)
             # It may wait for the healer's loop, and this may be that loop.
             answer = body if isinstance(body, Response) else await _in_thread(self.handler, request, body)
             await _send(send, answer)
@@ -109,13 +108,12 @@ def _request(scope: Scope) -> Request:
     )
 
 
-async def _body(request: Request, receive: Receive) -> bytes | Response:
+async def _body(length: int | Response, receive: Receive) -> bytes | Response:
     """
-    The body, or why it is not taken.
+    The body, if its *length* is known; or why it is not taken.
     """
     import anyio
 
-    length = length_of(request.headers)
     if isinstance(length, Response):
         return length
     body = bytearray()

@@ -13,8 +13,18 @@ import attrs
 
 from selfheal.errors import ConfigError, UnknownCheckError
 from selfheal.export.http import bodies, events, groups, metrics, page
-from selfheal.export.http.messages import FLOOD, NOT_FOUND, UNAUTHORIZED, Request, Response, as_json, is_flood, refused
-from selfheal.export.http.writing import ACTIONS, act
+from selfheal.export.http.messages import (
+    FLOOD,
+    NOT_FOUND,
+    UNAUTHORIZED,
+    Request,
+    Response,
+    as_json,
+    is_flood,
+    length_of,
+    refused,
+)
+from selfheal.export.http.writing import ACTIONS, GUARD, UNGUARDED, act
 
 
 if TYPE_CHECKING:
@@ -144,11 +154,30 @@ class Handler:
         group, _, name = path[1:].partition("/")
         return self._group if group in _GROUPS and "/" not in name else None
 
-    def _act(self, request: Request) -> Response:
+    def wanted(self, request: Request) -> int | Response:
+        """
+        Bytes to be read of the body of *request*, a POST without it; or the answer, if it is no whatever they are.
+
+        A body that does not come keeps whoever waits for it: nobody does without the token.
+        """
+        if is_flood(request.headers):
+            return FLOOD
+        if request.path not in ACTIONS:
+            return self.handle(request)
+        refusal = self._refusal(request)
+        return length_of(request.headers) if refusal is None else refusal
+
+    def _refusal(self, request: Request) -> Response | None:
         if not self.actions:
             return NOT_FOUND
         if not self.has_token(request):
             return UNAUTHORIZED
+        return None if GUARD in request.headers else UNGUARDED
+
+    def _act(self, request: Request) -> Response:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
         try:
             return act(self, request)
         finally:

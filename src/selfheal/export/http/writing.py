@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from selfheal.export.http.handler import Handler
 
 #: A browser sends no such header to another origin without asking first, which nobody answers.
-_GUARD_HEADER: Final = "x-selfheal"
+GUARD: Final = "x-selfheal"
+
+UNGUARDED: Final = refused("a header 'X-SelfHeal: 1' is needed, which no foreign page can send", 403)
 
 #: Seconds: a month. Who wants longer than that does not want a pause.
 _PAUSE_MAX: Final = 31 * 86_400.0
@@ -28,8 +30,6 @@ def act(handler: Handler, request: Request) -> Response:
     """
     Do what *request* asks for, or change nothing. It may wait for the healer's loop.
     """
-    if _GUARD_HEADER not in request.headers:
-        return refused("a header 'X-SelfHeal: 1' is needed, which no foreign page can send", 403)
     if len(request.body) > BODY_LIMIT:
         return refused(f"the body must not have more than {BODY_LIMIT} bytes", 413)
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from selfheal.export.http import events
-from selfheal.export.http.messages import CUT_OFF, Request, Response, length_of, path_below, query_of
+from selfheal.export.http.messages import CUT_OFF, Request, Response, path_below, query_of
 from selfheal.export.http.streams import in_thread
 
 
@@ -55,7 +55,7 @@ class WsgiApp:
         return [b"" if request.method == "HEAD" else answer.body]
 
     def _act(self, environ: Environ, request: Request) -> Response:
-        length = length_of(request.headers)
+        length = self.handler.wanted(request)
         if isinstance(length, Response):
             return length
         body: bytes = environ["wsgi.input"].read(length)

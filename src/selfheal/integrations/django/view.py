@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from selfheal.export.http.messages import CUT_OFF, Request, Response, fields_of, length_of, path_below, query_of
+from selfheal.export.http.messages import CUT_OFF, Request, Response, fields_of, path_below, query_of
 from selfheal.integrations import require
 
 
@@ -56,7 +56,7 @@ def _told(handler: Handler, request: Any, below: str) -> Response:
     )
     if asked.method != "POST":
         return handler.handle(asked)
-    length = length_of(asked.headers)
+    length = handler.wanted(asked)
     if isinstance(length, Response):
         return length
     try:
