@@ -5,6 +5,7 @@ The listener of our own, the command line that asks it, and ASGI on either loop.
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import os
 import socket
@@ -251,6 +252,49 @@ def test_connections_for_which_there_was_no_thread_are_forgotten(service: Any, m
                     with contextlib.suppress(ConnectionError):
                         assert b"" == client.recv(1)
         assert 200 == Ask(port_of(listener))("/livez").status
+
+
+def test_a_listener_that_got_no_thread_can_be_started_again(
+    service: Any, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    It says so, listens to nothing, and stops at once.
+    """
+
+    def none_left(thread: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    listener = listen(service.healer, path=str(tmp_path / "health"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        with pytest.raises(RuntimeError, match="thread"):
+            listener.start()
+    listener.stop()
+    with listener:
+        assert "pass" in ask(f"{listener.address}:/health")[1]
+
+
+def test_a_process_without_descriptors_does_not_spin(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A connection that cannot be accepted is tried again now and then, and answered when it can.
+    """
+    tried = []
+    accept = socket.socket.accept
+
+    def none_left(listening: socket.socket) -> Any:
+        tried.append(listening)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with listen(service.healer, port=0) as listener:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "accept", none_left)
+            with socket.create_connection(("127.0.0.1", port_of(listener))) as client:
+                client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+                time.sleep(0.5)
+                patch.setattr(socket.socket, "accept", accept)
+                assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert 1 <= len(tried) <= 10
 
 
 def test_the_listener_is_a_class_of_its_own(service: Any) -> None:

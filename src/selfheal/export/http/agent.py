@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from selfheal.errors import ConfigError
 from selfheal.export.http import groups
-from selfheal.export.http.listener import Listener, family_of
+from selfheal.export.http.listener import Accepting, Listener
 
 
 if TYPE_CHECKING:
@@ -69,24 +69,16 @@ class Agent(Listener):
             return "down"
         return f"up {0 if handler.draining else _ALL if status == 'pass' else self._warn_weight}%"
 
-    def _serve(self, where: str | tuple[str, int]) -> socketserver.TCPServer:
+    def _serve(self, where: str | tuple[str, int]) -> Accepting:
         return _Server(where, self)
 
 
-class _Server(socketserver.TCPServer):
-    allow_reuse_address = True
-    request_queue_size = 128
-
+class _Server(Accepting):
     def __init__(self, where: str | tuple[str, int], agent: Agent) -> None:
         self.agent = agent
-        self.address_family = family_of(where)
-        address: Any = where
-        super().__init__(address, socketserver.BaseRequestHandler)
+        super().__init__(where, socketserver.BaseRequestHandler)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         # The line fits into the buffer of a connection that is new: nobody can make this wait.
         with contextlib.suppress(OSError):  # it is gone
             request.sendall(f"{self.agent.line()}\n".encode())
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nobody is to be told on the standard error."""

@@ -50,6 +50,9 @@ _PATIENCE: Final = 10.0
 #: Seconds between two looks at the healer, and after which it notices that it is to stop.
 _LOOK_EVERY: Final = 0.5
 
+#: Seconds of pause after a connection could not be accepted.
+_PAUSE: Final = 0.1
+
 #: Connections at the same time; more are closed at once. Event streams are among them.
 _CONNECTIONS: Final = 256
 
@@ -79,7 +82,7 @@ class Listener:
         self._path = path
         self._where: str | tuple[str, int] = (host, port) if path is None else path
         self._local = path is not None or _is_loopback(host)
-        self._server: socketserver.TCPServer | None = None
+        self._server: Accepting | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -116,16 +119,19 @@ class Listener:
         try:
             if self._path is not None:
                 _remove_stale(self._path)
-            self._server = self._serve(self._where)
+            server = self._serve(self._where)
         except (OSError, OverflowError) as exc:
             msg = f"{self.address} cannot be listened to: {exc}. Take another port or path, or stop what is there."
             raise ConfigError(msg) from exc
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_LOOK_EVERY,), name="selfheal-http", daemon=True
-        )
-        self._thread.start()
+        thread = threading.Thread(target=server.serve_forever, args=(_LOOK_EVERY,), name="selfheal-http", daemon=True)
+        try:
+            thread.start()
+        except BaseException:  # there is no thread to be had
+            server.server_close()
+            raise
+        self._server, self._thread = server, thread
 
-    def _serve(self, where: str | tuple[str, int]) -> socketserver.TCPServer:
+    def _serve(self, where: str | tuple[str, int]) -> Accepting:
         return _Server(where, self.handler, local=self._local)
 
     def stop(self) -> None:
@@ -135,6 +141,7 @@ class Listener:
         server, thread, self._server, self._thread = self._server, self._thread, None, None
         if server is None or thread is None:
             return
+        server.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -143,19 +150,40 @@ class Listener:
                 os.unlink(self._path)
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    daemon_threads = True
-    block_on_close = False
+class Accepting(socketserver.TCPServer):
+    """
+    What a listener and an agent have in common.
+    """
+
     allow_reuse_address = True
     request_queue_size = 128
+
+    def __init__(self, where: str | tuple[str, int], conversation: type[socketserver.BaseRequestHandler]) -> None:
+        self.ended = threading.Event()
+        self.address_family = family_of(where)
+        address: Any = where
+        super().__init__(address, conversation)
+
+    def get_request(self) -> tuple[Any, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            self.ended.wait(_PAUSE)  # no descriptor is left, and who waits is there at once again
+            raise
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that is gone is no error of ours, and nobody is to be told on the standard error."""
+
+
+class _Server(socketserver.ThreadingMixIn, Accepting):
+    daemon_threads = True
+    block_on_close = False
 
     def __init__(self, where: str | tuple[str, int], handler: Handler, *, local: bool) -> None:
         self.handler, self.local = handler, local
         self._free = threading.BoundedSemaphore(_CONNECTIONS)
         self.reading: dict[socket.socket, float] = {}  # since when a request is waited for
-        self.address_family = family_of(where)
-        address: Any = where
-        super().__init__(address, _Conversation)
+        super().__init__(where, _Conversation)
 
     def server_bind(self) -> None:
         if self.address_family == getattr(socket, "AF_UNIX", None):
@@ -180,9 +208,6 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is gone is no error of ours, and nobody is to be told on the standard error."""
 
     def service_actions(self) -> None:
         # Asks the loop whether it turns, so that the answer is there before the question.
