@@ -191,6 +191,7 @@ def _report(options: argparse.Namespace) -> int:
     from selfheal.records.reading import JournalReader
 
     try:
+        _spare(options.journal, options.output)
         since = None if options.since is None else moment(options.since)
         found = JournalReader(options.journal).incidents(since=since, check=options.check, limit=options.limit)
         told = page.report(found, source=os.path.basename(options.journal), now=SystemClock.wall())
@@ -200,6 +201,19 @@ def _report(options: argparse.Namespace) -> int:
         print(f"no report was written: {exc}", file=sys.stderr)
         return 2
     return _say(f"{options.output}: {len(found)} incidents")
+
+
+def _spare(journal: str, output: str) -> None:
+    """
+    Raise if *output* is a file of the *journal*, under whatever name.
+    """
+    place = os.path.realpath(journal)
+    for ours in (f"{place}{end}" for end in ("", "-wal", "-shm", "-owners")):
+        if os.path.realpath(output) == ours or (
+            os.path.exists(output) and os.path.exists(ours) and os.path.samefile(output, ours)
+        ):
+            msg = f"{output} belongs to the journal: give another file with -o."
+            raise ConfigError(msg)
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:

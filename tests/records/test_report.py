@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 
@@ -85,3 +86,23 @@ def test_what_cannot_be_reported_is_said(journal, tmp_path, capsys):
     said = capsys.readouterr()
     assert ("", 4) == (said.out, said.err.count("no report was written: "))
     assert not page.exists()
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm", "-owners"])
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+def test_a_report_never_replaces_the_journal(journal, tmp_path, capsys, link, end):
+    """
+    Nor a file beside it, whatever link leads there: one line on the standard error, 2, and all is as before.
+    """
+    part = journal.with_name(journal.name + end)
+    if end:
+        part.write_bytes(b"")
+    page = part if link is None else tmp_path / "page.html"
+    if link is not None:
+        link(part, page)
+    before = part.read_bytes()
+    assert 2 == main(["report", str(journal), "-o", str(page)])
+    assert (
+        f"no report was written: {page} belongs to the journal: give another file with -o.\n" == capsys.readouterr().err
+    )
+    assert before == part.read_bytes()
