@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import jsonschema
@@ -16,7 +17,7 @@ import trio
 import trio.testing
 
 from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck, Unhealthy, names, recovery_action
-from selfheal.export.http import AsgiApp, Handler, Request, Response, WsgiApp, health_schema
+from selfheal.export.http import AsgiApp, Handler, Request, Response, WsgiApp, health_schema, mounted_asgi
 from selfheal.model import Event
 from selfheal.testing import VirtualClock
 
@@ -664,3 +665,36 @@ def test_no_body_is_read_that_could_change_nothing(path, headers, status):
     app = WsgiApp(world.handler)
     world.run(1, lambda: app(environ, lambda line, _: seen.append(line)))
     assert str(status) == seen[0].partition(" ")[0]
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "expected"),
+    [
+        ("", "/selfheal/livez", 200),
+        ("/api", "/api/selfheal/livez", 200),
+        ("/api", "/selfheal/livez/", 200),  # as servers do that leave it away
+        ("/api/", "/api//selfheal/livez", 200),
+        ("/api", "/api/selfheal", 200),
+        ("/api", "/api/orders", 418),
+        ("", "/selfhealing", 418),
+    ],
+)
+def test_an_application_below_a_root_path_is_told_from_the_health(root: str, path: str, expected: int) -> None:
+    """
+    Whatever path the proxy before the server has taken away, the probes are below the mount, and all else is yours.
+    """
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 418, "headers": []})
+
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": root, "query_string": b"", "headers": []}
+    both = mounted_asgi(app, AsgiApp(World().handler))
+    trio.run(both, scope, receive, send)
+    assert expected == sent[0]["status"]

@@ -163,9 +163,10 @@ def mounted(app: Application, health: Application, at: str = "/selfheal") -> App
     """
 
     async def both(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
+        root = scope.get("root_path", "")
+        path = path_below(scope.get("path", ""), root)  # some servers put it before the path, some do not
         if scope["type"] == "http" and (path == at or path.startswith(f"{at}/")):
-            await health({**scope, "root_path": at}, receive, send)
+            await health({**scope, "root_path": root + at, "path": root + path}, receive, send)
         else:
             await app(scope, receive, send)
 
