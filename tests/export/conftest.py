@@ -13,6 +13,7 @@ from selfheal import Budget, Fault, HealthCheck, LatencyMonitor, rung
 from selfheal.model import Event, Field
 from selfheal.recovery import recovery_action
 from selfheal.runtime.snapshot import PROCESS, Allowance, Snapshot
+from selfheal.runtime.watch import Pause
 
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Stage:
         self.checks = checks
         self.mode = "enforce"
         self.paused = False
+        self.pauses: dict[str, Pause] = {}
         self.events_dropped = 0
         self.log_errors = False
         self.redact = None
@@ -58,8 +60,8 @@ class Stage:
             running=True,
             mode=self.mode,
             lag=0.0,
-            paused=None,
-            pauses={},
+            paused=Pause("testing") if self.paused else None,
+            pauses=self.pauses,
             checks=self.present,
             budgets=self.budgets,
         )

@@ -10,10 +10,12 @@ import pytest
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from selfheal import CheckResult, ConfigError, HealthCheck, HealthStatus, Incident, names
+from selfheal import Budget, CheckResult, ConfigError, Healer, HealthCheck, HealthStatus, Incident, names
 from selfheal.export import attach
 from selfheal.export.prometheus import PrometheusExporter
 from selfheal.model import Gate, HealingState, IncidentResult, Verdict
+from selfheal.runtime.watch import Pause
+from selfheal.testing.clock import VirtualClock
 
 
 CHECK = {"check": "orders"}
@@ -48,6 +50,18 @@ class Scrape:
 def scrape(stage):
     """The metrics of `stage`."""
     return Scrape(stage)
+
+
+@pytest.fixture
+def healer():
+    """A real healer with one check, in virtual time."""
+    return Healer([HealthCheck(lambda: None, name="db", budget=Budget(3, per=60))], clock=VirtualClock())
+
+
+@pytest.fixture
+def scrape_of():
+    """Makes the metrics of any healer."""
+    return Scrape
 
 
 def finish(stage, outcome="done", **fields):
@@ -514,9 +528,11 @@ class TestHealing:
         """
         Of two pauses that overlap, the end of one leaves the gauge at 1.
         """
+        stage.pauses = {"orders_db": Pause("deploy")}
         stage.say(names.RESOURCE_PAUSED, reason="", until=None)
         stage.paused = True
         stage.say(names.RESOURCE_PAUSED, "", reason="", until=None)
+        stage.pauses = {}
         stage.say(names.RESOURCE_RESUMED, reason="")
         during = scrape("selfheal_paused")
         stage.paused = False
@@ -524,18 +540,42 @@ class TestHealing:
 
         assert (1.0, 0.0) == (during, scrape("selfheal_paused"))
 
-    def test_a_pause_that_ends_by_itself_ends_in_the_metrics(self, stage, scrape):
+    def test_a_pause_without_an_event_shows_once_a_second(self, stage, scrape):
         """
-        What no event tells is looked after when a check has run, once a second.
+        What no event tells, as the end of a pause by itself, is looked after when a check has run.
         """
         result = {"status": "healthy", "kind": None, "duration": 0.1, "scheduled_lag": 0.0}
-        stage.say(names.RESOURCE_PAUSED, reason="", until=5.0)
         shown = []
-        for at in (1.0, 4.9, 5.0, 5.9):
+        for at, pauses in ((1.0, {"orders_db": Pause("deploy")}), (2.0, {})):
+            stage.pauses = pauses
             stage.say(names.CHECK_COMPLETED, at=at, **result)
             shown.append(scrape("selfheal_paused"))
 
-        assert [1.0, 1.0, 1.0, 0.0] == shown
+        assert [1.0, 0.0] == shown
+
+    def test_a_pause_from_before_the_start_shows_and_outlives_a_restart(self, healer, scrape_of):
+        """
+        What was paused before anybody counted, or in an earlier life of the healer, is paused in the metrics.
+        """
+        healer.pause("deploy", resource="db", ttl=None)
+        scrape = scrape_of(healer)
+        attached = scrape("selfheal_paused")
+        scrape.exporter.attach(healer)
+
+        assert (1.0, 1.0) == (attached, scrape("selfheal_paused"))
+
+    def test_a_removed_resource_is_paused_no_longer(self, healer, scrape_of):
+        """
+        The pause of a resource goes with it.
+        """
+        healer.add(HealthCheck(lambda: None, name="cache"))
+        scrape = scrape_of(healer)
+        healer.pause("deploy", resource="db", ttl=None)
+        healer.remove("db")
+        healer.pause("deploy", resource="cache")
+        healer.resume(resource="cache")
+
+        assert 0.0 == scrape("selfheal_paused")
 
     def test_the_series_of_a_removed_check_go(self, stage, scrape, make_check):
         """

@@ -68,8 +68,8 @@ class Feed:
             names.HEALING_REFUTED: self._refuted,
             names.HELD_APPLIED: self._held,
             names.HELD_REVERTED: self._held,
-            names.RESOURCE_PAUSED: self._standing.paused,
-            names.RESOURCE_RESUMED: self._resumed,
+            names.RESOURCE_PAUSED: self._look,
+            names.RESOURCE_RESUMED: self._look,
             names.LISTENER_FAILED: self._listener_failed,
             names.JOURNAL_LOST: self._journal,
             names.JOURNAL_RESTORED: self._journal,
@@ -122,7 +122,7 @@ class Feed:
         child("selfheal_build_info", selfheal.__version__, platform.python_version()).set(1)
         child("selfheal_dry_run").set(healer.mode != "enforce")
         self._bind_new()
-        self._standing.look(healer, 0.0)
+        self._standing.look(healer)
         for name, status in healer.status().items():
             if name not in self._checks:
                 continue  # added a moment ago: its first event will bring it
@@ -306,10 +306,6 @@ class Feed:
         applied = event.name == names.HELD_APPLIED
         self._metrics.child("selfheal_recovery_held", event.resource, str(event.fields["action"])).set(applied)
 
-    def _resumed(self, event: Event) -> None:
-        self._standing.resumed(event)
-        self._look(event)
-
     def _listener_failed(self, _event: Event) -> None:
         self._metrics.child("selfheal_events_dropped_total", "listener", "error").inc()
 
@@ -322,14 +318,14 @@ class Feed:
 
     # What several of them do.
 
-    def _look(self, event: Event) -> None:
+    def _look(self, _event: Event) -> None:
         """
         Look after what changes without an event: the healer as a whole, and checks that are gone.
         """
         healer = self._healer()
         if healer is None:
             return
-        self._standing.look(healer, event.at)
+        self._standing.look(healer)
         for gone in self._checks.keys() - {check.name for check in healer.checks}:
             del self._checks[gone], self._monitors[gone], self._shown[gone]
             self._failures.pop(gone, None)

@@ -16,7 +16,6 @@ from selfheal.runtime.snapshot import PROCESS
 if TYPE_CHECKING:
     from selfheal.export.registration import Metrics
     from selfheal.healer import Healer
-    from selfheal.model import Event
     from selfheal.runtime.snapshot import Snapshot
 
 
@@ -36,8 +35,6 @@ class Standing:
 
     def __init__(self, metrics: Metrics, dropped: int) -> None:
         self._metrics = metrics
-        #: Resources that are paused, and until when.
-        self._pauses: dict[str, float] = {}
         self._next = -math.inf
         self._dropped = dropped
 
@@ -50,33 +47,18 @@ class Standing:
         self._next = now + max(LOOK_EVERY, checks * _LOOK_LATER)
         return True
 
-    def look(self, healer: Healer, now: float) -> None:
+    def look(self, healer: Healer) -> None:
         """
         Look at everything.
         """
-        self._pauses = {resource: until for resource, until in self._pauses.items() if now < until}
-        self._metrics.child("selfheal_paused").set(bool(self._pauses) or healer.paused)
         dropped = healer.events_dropped
         if dropped > self._dropped:
             self._metrics.child("selfheal_events_dropped_total", "listener", "overflow").inc(dropped - self._dropped)
         self._dropped = dropped  # smaller than before in a healer that has begun anew
-        seen = healer.snapshot(max_age=LOOK_EVERY)
+        seen = healer.snapshot()  # a fresh one: a removal and the end of a pause change nothing that an older one knows
+        self._metrics.child("selfheal_paused").set(seen.paused is not None or bool(seen.pauses))
         self._show_budgets(seen)
         self._show_health(healer, seen)
-
-    def paused(self, event: Event) -> None:
-        """
-        Actions are paused.
-        """
-        until = event.fields.get("until")
-        self._pauses[event.resource] = until if isinstance(until, int | float) else math.inf
-        self._metrics.child("selfheal_paused").set(1)
-
-    def resumed(self, event: Event) -> None:
-        """
-        They are allowed again, unless something else is paused.
-        """
-        self._pauses.pop(event.resource, None)
 
     def charged(self, healer: Healer) -> None:
         """
