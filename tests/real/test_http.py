@@ -297,6 +297,63 @@ def test_a_process_without_descriptors_does_not_spin(service: Any, monkeypatch: 
         assert 1 <= len(tried) <= 10
 
 
+def test_a_listener_that_has_stopped_answers_nobody(service: Any) -> None:
+    """
+    Connections that were kept alive are closed, and streams end: nothing can be asked for any more.
+    """
+    with listen(service.healer, TOKEN, port=0) as listener:
+        kept = http.client.HTTPConnection("127.0.0.1", port_of(listener), timeout=30)
+        stream = http.client.HTTPConnection("127.0.0.1", port_of(listener), timeout=30)
+        with contextlib.closing(kept), contextlib.closing(stream):
+            stream.request("GET", "/events")
+            events = stream.getresponse()
+            assert b"retry: 2000\n" == events.readline()
+            kept.request("GET", "/livez")
+            assert b"ok\n" == kept.getresponse().read()
+            listener.stop()
+            events.read()
+            with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):  # noqa: PT012 - whichever sees it
+                kept.request("GET", "/livez")
+                kept.getresponse()
+
+
+FORKS = """
+import os, socket, sys, warnings
+from selfheal import Healer, HealthCheck
+from selfheal.export.http import listen
+warnings.simplefilter("ignore")
+with Healer([HealthCheck(lambda: None, name="db")]) as healer:
+    listener = listen(healer, port=0)
+    listener.start()
+    port = int(listener.address.rpartition(":")[2])
+    ready, told = os.pipe()
+    if not os.fork():
+        listener.stop()
+        os.write(told, b"x")
+        sys.stdin.read()
+        os._exit(0)
+    assert os.read(ready, 1) == b"x"
+    socket.create_connection(("127.0.0.1", port)).close()
+    listener.stop()
+    try:
+        socket.create_connection(("127.0.0.1", port))
+    except ConnectionRefusedError:
+        print("closed", flush=True)
+"""
+
+
+def test_a_fork_takes_no_connections() -> None:
+    """
+    A child stops at once, and once its parent has stopped nobody listens any more.
+    """
+    command = [sys.executable, "-c", FORKS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert "closed\n" == process.stdout.readline()
+        process.stdin.close()
+
+
 def test_the_listener_is_a_class_of_its_own(service: Any) -> None:
     """
     One handler may be served in several places, and they drain together.

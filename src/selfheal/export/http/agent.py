@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from selfheal.errors import ConfigError
 from selfheal.export.http import groups
-from selfheal.export.http.listener import Accepting, Listener
+from selfheal.export.http.accepting import Accepting
+from selfheal.export.http.listener import Listener
 
 
 if TYPE_CHECKING:

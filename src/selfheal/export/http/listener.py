@@ -8,11 +8,13 @@ import contextlib
 import http
 import http.server
 import ipaddress
+import itertools
 import os
 import socket
 import socketserver
 import stat
 import threading
+import weakref
 
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -21,6 +23,7 @@ from urllib.parse import urlsplit
 from selfheal.clock import SystemClock
 from selfheal.errors import ConfigError, IllegalTransitionError
 from selfheal.export.http import events
+from selfheal.export.http.accepting import Accepting
 from selfheal.export.http.messages import (
     CUT_OFF,
     Request,
@@ -49,9 +52,6 @@ _PATIENCE: Final = 10.0
 
 #: Seconds between two looks at the healer, and after which it notices that it is to stop.
 _LOOK_EVERY: Final = 0.5
-
-#: Seconds of pause after a connection could not be accepted.
-_PAUSE: Final = 0.1
 
 #: Connections at the same time; more are closed at once. Event streams are among them.
 _CONNECTIONS: Final = 256
@@ -130,18 +130,24 @@ class Listener:
             server.server_close()
             raise
         self._server, self._thread = server, thread
+        _STARTED.add(self)
+
+    def _forget(self) -> None:
+        server, self._server, self._thread = self._server, None, None
+        if server is not None:
+            server.server_close()
 
     def _serve(self, where: str | tuple[str, int]) -> Accepting:
         return _Server(where, self.handler, local=self._local)
 
     def stop(self) -> None:
         """
-        Listen no more. Requests that are being answered end by themselves.
+        Listen no more. Requests that are being answered end by themselves, and their connections with them.
         """
         server, thread, self._server, self._thread = self._server, self._thread, None, None
         if server is None or thread is None:
             return
-        server.ended.set()
+        server.end()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -150,29 +156,7 @@ class Listener:
                 os.unlink(self._path)
 
 
-class Accepting(socketserver.TCPServer):
-    """
-    What a listener and an agent have in common.
-    """
-
-    allow_reuse_address = True
-    request_queue_size = 128
-
-    def __init__(self, where: str | tuple[str, int], conversation: type[socketserver.BaseRequestHandler]) -> None:
-        self.ended = threading.Event()
-        self.address_family = family_of(where)
-        address: Any = where
-        super().__init__(address, conversation)
-
-    def get_request(self) -> tuple[Any, Any]:
-        try:
-            return super().get_request()
-        except OSError:
-            self.ended.wait(_PAUSE)  # no descriptor is left, and who waits is there at once again
-            raise
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is gone is no error of ours, and nobody is to be told on the standard error."""
+_STARTED: Final[weakref.WeakSet[Listener]] = weakref.WeakSet()
 
 
 class _Server(socketserver.ThreadingMixIn, Accepting):
@@ -183,6 +167,7 @@ class _Server(socketserver.ThreadingMixIn, Accepting):
         self.handler, self.local = handler, local
         self._free = threading.BoundedSemaphore(_CONNECTIONS)
         self.reading: dict[socket.socket, float] = {}  # since when a request is waited for
+        self.streams: set[socket.socket] = set()
         super().__init__(where, _Conversation)
 
     def server_bind(self) -> None:
@@ -192,6 +177,14 @@ class _Server(socketserver.ThreadingMixIn, Accepting):
             os.chmod(path, 0o600)  # nobody can connect before it listens
         else:
             super().server_bind()
+
+    def end(self) -> None:
+        super().end()
+        # Whoever is heard already still gets the answer; a stream has none.
+        for connection in self.reading.copy():
+            _cut(connection, socket.SHUT_RD)
+        for connection in self.streams.copy():
+            _cut(connection, socket.SHUT_RDWR)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
@@ -215,8 +208,7 @@ class _Server(socketserver.ThreadingMixIn, Accepting):
         overdue = SystemClock.now() - _PATIENCE
         for connection, since in self.reading.copy().items():
             if since < overdue:
-                with contextlib.suppress(OSError):  # it is gone
-                    connection.shutdown(socket.SHUT_RDWR)
+                _cut(connection, socket.SHUT_RDWR)
 
 
 class _Conversation(http.server.BaseHTTPRequestHandler):
@@ -232,7 +224,10 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         self._ours.reading[self.connection] = SystemClock.now()
         try:
-            super().handle_one_request()
+            if self._ours.ended.is_set():  # looked at last: what `end` does not cut sees it
+                self.close_connection = True
+            else:
+                super().handle_one_request()
         finally:
             self._ours.reading.pop(self.connection, None)
 
@@ -286,16 +281,21 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
 
     def _stream(self) -> None:
         self.close_connection = True
-        with contextlib.closing(in_thread(self._ours.handler.changes)) as parts:
+        server = self._ours
+        with contextlib.closing(in_thread(server.handler.changes)) as parts:
             if next(parts, None) is None:
                 self._send(events.TOO_MANY)
                 return
-            self.send_response_only(200)
-            for name, value in (*events.FIELDS, ("Connection", "close")):
-                self.send_header(name, value)
-            self.end_headers()
-            for part in parts:
-                self.wfile.write(part)
+            server.streams.add(self.connection)
+            try:
+                self.send_response_only(200)
+                for name, value in (*events.FIELDS, ("Connection", "close")):
+                    self.send_header(name, value)
+                self.end_headers()
+                for part in itertools.takewhile(lambda _: not server.ended.is_set(), parts):
+                    self.wfile.write(part)
+            finally:
+                server.streams.discard(self.connection)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         del message, explain  # they repeat what was sent
@@ -308,13 +308,20 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
         """Probes come every second: they are nobody's news."""
 
 
-def family_of(where: str | tuple[str, int]) -> socket.AddressFamily:
-    """
-    The family of a path, or of a host and port.
-    """
-    if isinstance(where, str):
-        return socket.AF_UNIX
-    return socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+def _forked() -> None:
+    # The thread has stayed with the parent. A copy of its socket here would take connections that nobody answers.
+    for listener in tuple(_STARTED):
+        listener._forget()
+    _STARTED.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def _cut(connection: socket.socket, how: int) -> None:
+    with contextlib.suppress(OSError):  # it is gone
+        connection.shutdown(how)
 
 
 def _is_loopback(host: str) -> bool:
