@@ -553,13 +553,76 @@ def test_only_posts_write():
     assert 405 == world.ask("/pause", token=TOKEN).status
 
 
-@pytest.mark.parametrize("options", [{"token": "short"}, {"token": None, "actions": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"token": "short"},
+        {"token": None, "actions": True},
+        {"token": TOKEN.encode()},
+        {"token": f"{TOKEN}\n"},
+        {"token": f" {TOKEN}"},
+        {"token": f"{TOKEN}\udcff"},
+        {"token": "ö" * 28},
+        {"token": f"{TOKEN}\r\nX: y"},
+    ],
+)
 def test_settings_that_are_no_protection_are_refused(options):
     """
-    A token that can be guessed, and actions without one.
+    A token that can be guessed, one that no header carries, and actions without one.
     """
     with pytest.raises(ConfigError, match="token"):
         Handler(Healer(), **options)
+
+
+@pytest.mark.parametrize("status", [0, 199, 600, 1000, -1, "429", 429.0, True, None])
+@pytest.mark.parametrize("name", ["warn_status", "drain_status"])
+def test_a_status_that_cannot_be_sent_is_refused(name, status):
+    """
+    At once, by its name; not when somebody asks.
+    """
+    with pytest.raises(ConfigError, match=f"{name}=.* from 200 to 599"):
+        Handler(Healer(), **{name: status})
+
+
+@pytest.mark.parametrize("status", [299, 404, 520, 599])
+def test_a_status_without_a_name_is_sent_over_wsgi(status):
+    """
+    Also one that nobody has given a meaning.
+    """
+    world = World(drain_status=status)
+    world.handler.draining = True
+    sent = []
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/readyz"}
+    WsgiApp(world.handler)(environ, lambda line, fields: sent.append(line))
+    number, _, phrase = sent[0].partition(" ")
+    assert (str(status), True) == (number, bool(phrase))
+
+
+def test_a_redact_that_raises_hides_the_text_alone():
+    """
+    The answer is there, with "redacted" where the text would be.
+    """
+    world = World(expose_errors=True)
+    world.run(4, breaks(world), 30)
+    world.healer.redact = lambda text: 1 / 0
+    answer = world.ask("/incidents", token=TOKEN)
+    assert 200 == answer.status
+    assert "redacted" in answer.body.decode()
+    assert b"hunter2" not in answer.body
+
+
+@pytest.mark.parametrize("content", [b"", b"xxxx"])
+def test_a_damaged_file_of_another_process_fails_the_metrics_alone(content, tmp_path, monkeypatch):
+    """
+    A 500 that says where to look; everything else is answered as before.
+    """
+    (tmp_path / "counter_1.db").write_bytes(content)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    world = World()
+    answer = world.ask("/metrics")
+    assert 500 == answer.status
+    assert "PROMETHEUS_MULTIPROC_DIR" in json.loads(answer.body)["error"]
+    assert 200 == world.ask("/livez").status
 
 
 def test_an_answer_is_made_once_in_a_while():

@@ -48,7 +48,10 @@ _DIGITS: Final = 9
 #: Below this a token can be guessed.
 _TOKEN_LENGTH: Final = 16
 
-#: HTTP statuses from here on say no.
+#: HTTP statuses that an answer can have.
+_STATUSES: Final = range(200, 600)
+
+#: And those from here on say no.
 _BAD: Final = 400
 
 
@@ -89,7 +92,8 @@ class Handler:
         expose_errors: Show the texts of faults and actions to those who see details; the healer's ``redact`` is applied.
 
     Raises:
-        ConfigError: If *token* is too short, or *actions* come without one.
+        ConfigError: If *token* is too short or no header carries it, *actions* come without one, or a status is none
+            from 200 to 599.
     """
 
     healer: Healer
@@ -117,9 +121,12 @@ class Handler:
             page.PATH: self._page,
             "/state": self._state,
         }
-        if self.token is not None and len(self.token) < _TOKEN_LENGTH:
-            msg = f"the token has {len(self.token)} characters, and can be guessed: take {_TOKEN_LENGTH} or more."
-            raise ConfigError(msg)
+        for name, status in (("warn_status", self.warn_status), ("drain_status", self.drain_status)):
+            if type(status) is not int or status not in _STATUSES:
+                msg = f"{name}={status!r}: must be an HTTP status from {_STATUSES[0]} to {_STATUSES[-1]}."
+                raise ConfigError(msg)
+        if self.token is not None:
+            _check_token(self.token)
         if self.actions and self.token is None:
             msg = "actions=True needs a token: whoever can reach this could pause the healing, or start it."
             raise ConfigError(msg)
@@ -360,10 +367,22 @@ class Handler:
         """
         if not self.expose_errors:
             return None
-        return text if self.healer.redact is None else self.healer.redact(text)
+        try:
+            return text if self.healer.redact is None else self.healer.redact(text)
+        except Exception:  # noqa: BLE001 - what cannot be made safe is not shown, and all the rest is
+            return "redacted"
 
     def _hidden(self) -> Response:
         return NOT_FOUND if self.token is None else UNAUTHORIZED
+
+
+def _check_token(token: object) -> None:
+    if not isinstance(token, str) or not (token.isascii() and token.isprintable()) or token != token.strip():
+        msg = "the token must be a str of visible ASCII characters, or no header carries it: strip() what was read."
+        raise ConfigError(msg)
+    if len(token) < _TOKEN_LENGTH:
+        msg = f"the token has {len(token)} characters, and can be guessed: take {_TOKEN_LENGTH} or more."
+        raise ConfigError(msg)
 
 
 def _outcome(line: groups.Line) -> str:

@@ -8,7 +8,7 @@ import os
 
 from typing import TYPE_CHECKING, Any, Final
 
-from selfheal.export.http.messages import NOT_FOUND, Response
+from selfheal.export.http.messages import NOT_FOUND, Response, refused
 
 
 if TYPE_CHECKING:
@@ -32,10 +32,14 @@ def scrape(registry: object, accept: str) -> Response:
     found = REGISTRY if registry is True else registry
     if not isinstance(found, CollectorRegistry):
         return NOT_FOUND
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        found = _of_all_processes()
     encode, content_type = choose_encoder(accept)
-    return Response(200, encode(found), content_type=content_type)
+    try:
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            found = _of_all_processes()
+        return Response(200, encode(found), content_type=content_type)
+    except Exception as exc:  # noqa: BLE001 - a file that another process has left half written, a collector of yours
+        why = f"the metrics cannot be collected: {type(exc).__name__}"
+        return refused(f"{why}; see whether a file in PROMETHEUS_MULTIPROC_DIR is empty or damaged", 500)
 
 
 def _of_all_processes() -> CollectorRegistry:

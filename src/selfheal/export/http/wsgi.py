@@ -4,7 +4,7 @@ The handler as a WSGI application.
 
 from __future__ import annotations
 
-import http
+import http.client
 import threading
 
 from collections.abc import Callable, Generator, Iterable
@@ -50,7 +50,7 @@ class WsgiApp:
             if next(parts, None) is not None:
                 start_response("200 OK", list(events.FIELDS))
                 return parts
-        phrase = http.HTTPStatus(answer.status).phrase
+        phrase = http.client.responses.get(answer.status, "Unassigned")  # such as 520
         start_response(f"{answer.status} {phrase}", answer.fields())
         return [b"" if request.method == "HEAD" else answer.body]
 
