@@ -593,6 +593,46 @@ class TestHealing:
         assert (None, 0.0) == without
         assert set() == before - scrape.series()
 
+    def test_a_check_in_the_place_of_another_shows_its_own(self, healer, scrape_of):
+        """
+        Interval, resource and state are those of the new check, though it has the name of the old one.
+        """
+        scrape = scrape_of(healer)
+        healer.remove("db")
+        healer.add(HealthCheck(lambda: None, name="db", resource="new_db", interval=60, shared=True))
+        healer.pause("deploy", resource="new_db")
+        labels = {"check": "db", "resource": "db"}
+
+        assert 60.0 == scrape("selfheal_probe_interval_seconds", check="db")
+        assert 1.0 == scrape("selfheal_probe_info", check="db", resource="new_db", shared="true")
+        assert None is scrape("selfheal_probe_info", **labels, shared="false")
+        assert (None, 0.0) == (
+            scrape("selfheal_exhausted", **labels),
+            scrape("selfheal_exhausted", check="db", resource="new_db"),
+        )
+
+    def test_the_budget_of_a_removed_resource_goes(self, healer, scrape_of):
+        """
+        What nobody can spend any more is not shown; the budget of everybody stays.
+        """
+        scrape = scrape_of(healer)
+        before = scrape("selfheal_budget_limit", budget="db")
+        healer.remove("db")
+        healer.pause("deploy")
+
+        assert (3.0, None) == (before, scrape("selfheal_budget_limit", budget="db"))
+        assert 10.0 == scrape("selfheal_budget_limit", budget="(process)")
+
+    def test_a_check_removed_while_nobody_listened_is_gone_at_the_next_start(self, stage, scrape):
+        """
+        Who follows a healer anew shows what is there now.
+        """
+        stage.checks = ()
+        scrape.detach()
+        scrape.exporter.attach(stage)
+
+        assert None is scrape("selfheal_probe_interval_seconds", **CHECK)
+
     def test_a_failing_listener_is_counted(self, stage, scrape):
         """
         What a listener did not take in is not forgotten.
@@ -695,6 +735,20 @@ class TestAttaching:
         assert 10.0 == scrape("selfheal_probe_interval_seconds", check="cache")
         assert 7.0 == scrape("selfheal_probe_interval_seconds", **CHECK)
         assert 1.0 == scrape("healing_total")
+
+    def test_what_one_healer_removes_and_another_has_stays(self, stage, scrape, make_stage):
+        """
+        The series of a check go when no healer watches a check of this name and resource any more.
+        """
+        other = make_stage(HealthCheck(lambda: None, name="orders", resource="other_db", interval=3))
+        scrape.exporter.attach(other)
+        both = scrape("selfheal_exhausted", **BOTH)
+        stage.checks = ()
+        stage.say(names.RESOURCE_PAUSED, "", reason="", until=None)
+
+        assert (0.0, None) == (both, scrape("selfheal_exhausted", **BOTH))
+        assert 0.0 == scrape("selfheal_exhausted", check="orders", resource="other_db")
+        assert 3.0 == scrape("selfheal_probe_interval_seconds", **CHECK)
 
     def test_the_end_takes_back_what_is_open(self, stage, scrape):
         """

@@ -7,22 +7,24 @@ from __future__ import annotations
 import platform
 import weakref
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import selfheal
 
 from selfheal import names
 from selfheal.export.exemplars import exemplar_of
+from selfheal.export.labels import latency_monitors, open_labels, outcome_of
 from selfheal.export.registration import Metrics, guard
 from selfheal.export.standing import Standing
-from selfheal.monitors.latency import LatencyMonitor
 
 
 if TYPE_CHECKING:
     from selfheal.checks import HealthCheck
     from selfheal.healer import Healer
     from selfheal.model import Event, Field
+    from selfheal.monitors.latency import LatencyMonitor
+    from selfheal.runtime.watch import CheckStatus
 
 
 class Feed:
@@ -74,13 +76,32 @@ class Feed:
             names.JOURNAL_LOST: self._journal,
             names.JOURNAL_RESTORED: self._journal,
         }
+        metrics.feeds.add(self)
         self._catch_up(healer)
 
-    def joins(self, healer: Healer, metrics: Metrics) -> bool:
+    def follows(self, healer: Healer) -> bool:
         """
-        Whether it carries from *healer* to *metrics*.
+        Whether it listens to *healer*.
         """
-        return self._healer() is healer and self._metrics is metrics
+        return self._healer() is healer
+
+    @property
+    def shown(self) -> frozenset[str]:
+        """
+        Names of the checks and budgets it shows.
+        """
+        return self._standing.budgets | self._checks.keys()
+
+    def shows(self, opened: tuple[str, ...], values: tuple[str, ...]) -> bool:
+        """
+        Whether *values* of the labels *opened*, the first of them check or budget, are of something that is there.
+        """
+        if self._forks != guard().forks:
+            return False
+        if opened[0] == "budget":
+            return values[0] in self._standing.budgets
+        check = self._checks.get(values[0])
+        return check is not None and values in open_labels(check)[opened]
 
     def listen(self, healer: Healer) -> None:
         """
@@ -97,9 +118,11 @@ class Feed:
             handle = self._handlers.get(event.name)
             if handle is None or self._forks != shared.forks:
                 return  # no longer followed, or a child of the process that is counted
-            if event.check and event.check not in self._checks:
-                self._bind_new()
+            if event.check and not self._knows(event):
+                self._follow()
             handle(event)
+            if event.check and not self._knows(event):
+                self._follow(event.check)  # the late end of something that is gone, which has left its series again
 
     def close(self) -> None:
         """
@@ -121,52 +144,60 @@ class Feed:
         child = self._metrics.child
         child("selfheal_build_info", selfheal.__version__, platform.python_version()).set(1)
         child("selfheal_dry_run").set(healer.mode != "enforce")
-        self._bind_new()
         self._standing.look(healer)
-        for name, status in healer.status().items():
-            if name not in self._checks:
-                continue  # added a moment ago: its first event will bring it
-            resource = self._checks[name].resource
-            self._show_status(name, names.STATUS_WORDS[status.status.value])
-            self._show_state(name, resource, status.state.value)
-            child("selfheal_probe_abandoned", name).set(status.abandoned)
-            for action in status.held:
-                child("selfheal_recovery_held", resource, action).set(1)
-            if status.incident is not None:
-                self._open[name] = resource
-                child("selfheal_incidents_open", resource).inc()
+        self._follow()
 
-    def _bind_new(self) -> None:
+    def _knows(self, event: Event) -> bool:
+        check = self._checks.get(event.check)
+        return check is not None and check.resource == event.resource
+
+    def _follow(self, anew: str = "") -> None:
+        """
+        Show what is watched now and nothing else, as it stands; the check *anew* even if it seems to be shown.
+        """
         healer = self._healer()
-        for check in () if healer is None else healer.checks:
-            if check.name not in self._checks:
-                self._checks[check.name] = check
-                self._bind(check)
+        if healer is None:
+            return
+        before, self._checks = self._checks, {check.name: check for check in healer.checks}
+        gone = {name for name, check in before.items() if self._checks.get(name) is not check} | ({anew} - {""})
+        new = [check for name, check in self._checks.items() if name in gone or name not in before]
+        if gone:
+            for known in (self._monitors, self._shown, self._failures, self._asked):
+                for name in gone & known.keys():
+                    del known[name]
+            self._breached = {(name, label) for name, label in self._breached if name not in gone}
+            self._metrics.drop(gone)
+        statuses = healer.status() if new else {}
+        for check in new:
+            self._bind(check)
+            if check.name in statuses:  # else it was removed a moment ago
+                self._show(check, statuses[check.name])
+
+    def _show(self, check: HealthCheck, status: CheckStatus) -> None:
+        child, name, resource = self._metrics.child, check.name, check.resource
+        self._show_status(name, names.STATUS_WORDS[status.status.value])
+        self._show_state(name, resource, status.state.value)
+        child("selfheal_probe_abandoned", name).set(status.abandoned)
+        for action in status.held:
+            child("selfheal_recovery_held", resource, action).set(1)
+        if status.incident is not None and name not in self._open:
+            self._open[name] = resource
+            child("selfheal_incidents_open", resource).inc()
 
     def _bind(self, check: HealthCheck) -> None:
         # Every series from the start: rate() does not see the step from "missing" to 1.
         name, resource = check.name, check.resource
-        self._monitors[name] = _latency_monitors(check)
-        rungs = [(rung.name, str(index)) for index, rung in enumerate(check.recovery.rungs)]
-        values: dict[tuple[str, ...], list[tuple[str, ...]]] = {
-            (): [()],
-            ("check",): [(name,)],
-            ("check", "resource"): [(name, resource)],
-            ("check", "monitor"): [(name, monitor) for _, monitor in self._monitors[name]],
-            ("check", "resource", "shared"): [(name, resource, str(check.shared).lower())],
-            ("resource",): [(resource,)],
-            ("resource", "action"): [(resource, action) for action, _ in rungs],
-            ("resource", "action", "rung"): [(resource, action, rung) for action, rung in rungs],
-        }
-        child = self._metrics.child
+        self._monitors[name] = latency_monitors(check)
+        child, values = self._metrics.child, open_labels(check)
         for metric, spec in names.METRICS.items():
-            for open_labels in values.get(spec.open, ()):
+            for labels in values.get(spec.open, ()):
                 for row in spec.rows:
-                    child(metric, *open_labels, *row)
+                    child(metric, *labels, *row)
         # Of no action, for no rung applies.
         child("selfheal_recovery_suppressed_total", resource, "", "precondition")
         child("selfheal_probe_info", name, resource, str(check.shared).lower()).set(1)
         child("selfheal_probe_interval_seconds", name).set(check.policy.interval)
+        child("selfheal_probe_consecutive_failures", name).set(0)
         for monitor, label in self._monitors[name]:
             child("selfheal_latency_threshold_seconds", name, label).set(monitor.threshold_ms / 1000)
         self._show_status(name, "unknown")
@@ -182,7 +213,7 @@ class Feed:
         child, check, fields = self._metrics.child, event.check, event.fields
         now = self._wall()
         word = names.STATUS_WORDS[str(fields["status"])]
-        outcome = _outcome(word, fields)
+        outcome = outcome_of(word, fields)
         child("selfheal_heartbeat_timestamp_seconds").set(now)
         if self._standing.is_due(event.at, len(self._checks)):
             self._look(event)
@@ -326,10 +357,7 @@ class Feed:
         if healer is None:
             return
         self._standing.look(healer)
-        for gone in self._checks.keys() - {check.name for check in healer.checks}:
-            del self._checks[gone], self._monitors[gone], self._shown[gone]
-            self._failures.pop(gone, None)
-            self._metrics.drop(gone)
+        self._follow()
 
     def _count(self, event: Event, metric: str, *labels: str) -> None:
         self._metrics.child(metric, *labels).inc(exemplar=exemplar_of(self._healer(), event))
@@ -359,21 +387,3 @@ def _nothing() -> None:
     """
     There is nothing to take off.
     """
-
-
-def _latency_monitors(check: HealthCheck) -> list[tuple[LatencyMonitor, str]]:
-    found = [monitor for monitor in check.monitors if isinstance(monitor, LatencyMonitor)]
-    unnamed = [monitor for monitor in found if monitor.name is None]
-    return [
-        (monitor, monitor.name or ("latency" if len(unnamed) == 1 else f"latency_{unnamed.index(monitor) + 1}"))
-        for monitor in found
-    ]
-
-
-def _outcome(word: str, fields: Mapping[str, Field]) -> str:
-    kind = fields.get("kind")
-    if kind == "stuck" and not fields.get("duration"):
-        return "skipped"  # the last run still runs, so none was started
-    if kind == "timeout" and word == "fail":
-        return "timeout"
-    return "error" if kind == "probe_error" else word

@@ -7,10 +7,8 @@ from closed lists; no text of an exception ever gets into one.
 
 from __future__ import annotations
 
-import weakref
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from selfheal.clock import SystemClock
 from selfheal.export.feed import Feed
@@ -23,16 +21,12 @@ if TYPE_CHECKING:
     from selfheal.healer import Healer
 
 
-#: Who listens to which healer. A healer holds its listeners, so nothing that lives longer may hold one.
-_feeds: Final[weakref.WeakSet[Feed]] = weakref.WeakSet()
-
-
 class PrometheusExporter:
     """
     Keeps the metrics of healers up to date in a registry.
 
     Every series of a check exists, as 0, once its healer is attached. Several
-    healers may share a registry; a healer that is attached twice counts once.
+    healers may share a registry, and should give their checks different names; a healer that is attached twice counts once.
     Works with ``PROMETHEUS_MULTIPROC_DIR``. After a fork nothing is counted
     in the child until its own healer is attached there, and then from 0.
 
@@ -66,10 +60,12 @@ class PrometheusExporter:
 
         with guard().lock:
             metrics = metrics_in(self._registry or prometheus_client.REGISTRY)
-            for earlier in tuple(_feeds):
-                if earlier.joins(healer, metrics):
-                    earlier.close()
+            earlier = [feed for feed in metrics.feeds if feed.follows(healer)]
+            for feed in earlier:
+                feed.close()
+                metrics.feeds.discard(feed)
             feed = Feed(healer, metrics, self._wall)
             feed.listen(healer)
-            _feeds.add(feed)
+            for before in earlier:
+                metrics.drop(before.shown)  # what was removed while nobody listened
         return feed.close

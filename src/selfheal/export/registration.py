@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from selfheal import names
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics import MetricWrapperBase
     from prometheus_client.metrics_core import Metric
+
+    from selfheal.export.feed import Feed
 
 
 class Guard:
@@ -107,6 +109,8 @@ class Metrics:
     """
 
     def __init__(self, forks: int) -> None:
+        #: Who writes here. A healer holds its feed, so nothing that lives longer may hold one.
+        self.feeds: weakref.WeakSet[Feed] = weakref.WeakSet()
         self.renew(forks)
 
     def renew(self, forks: int) -> None:
@@ -142,19 +146,23 @@ class Metrics:
             found = self._children[key] = metric.labels(*labels) if labels else metric
         return found
 
-    def drop(self, check: str) -> None:
+    def drop(self, gone: Collection[str]) -> None:
         """
-        Take away the series of a check that is watched no longer, lest its old times raise alarms.
+        Take away the series of checks and budgets of these names that no feed shows, lest their old times raise alarms.
 
         The files that several processes share cannot forget: there they stay until the directory is emptied.
         """
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             return
-        for key in [
-            key for key in self._children if key[1:2] == (check,) and names.METRICS[key[0]].open[:1] == ("check",)
-        ]:
+        for key in [key for key in self._children if key[1:2] and key[1] in gone and not self._is_shown(*key)]:
             del self._children[key]
             self._made[key[0]].remove(*key[1:])
+
+    def _is_shown(self, name: str, *labels: str) -> bool:
+        opened = names.METRICS[name].open
+        if opened[:1] not in {("check",), ("budget",)}:
+            return True  # of a resource, or of the healer: they stay
+        return any(feed.shows(opened, labels[: len(opened)]) for feed in self.feeds)
 
 
 def _make(name: str, spec: names.MetricName) -> MetricWrapperBase:

@@ -35,6 +35,8 @@ class Standing:
 
     def __init__(self, metrics: Metrics, dropped: int) -> None:
         self._metrics = metrics
+        #: Names of the budgets that are shown.
+        self.budgets: frozenset[str] = frozenset()
         self._next = -math.inf
         self._dropped = dropped
 
@@ -77,7 +79,10 @@ class Standing:
                 self._metrics.child("selfheal_budget_denials_total", name).inc()
 
     def _show_budgets(self, seen: Snapshot) -> None:
-        child = self._metrics.child
+        child, before = self._metrics.child, self.budgets
+        self.budgets = frozenset(seen.budgets)
+        if before - self.budgets:
+            self._metrics.drop(before - self.budgets)
         for name, (budget, left) in seen.budgets.items():
             child("selfheal_budget_limit", name).set(budget.limit)
             child("selfheal_budget_window_seconds", name).set(budget.per)
