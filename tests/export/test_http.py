@@ -18,6 +18,7 @@ import trio.testing
 
 from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck, Unhealthy, names, recovery_action
 from selfheal.export.http import AsgiApp, Handler, Request, Response, WsgiApp, health_schema, mounted_asgi
+from selfheal.export.http.messages import query_of
 from selfheal.model import Event
 from selfheal.testing import VirtualClock
 
@@ -54,6 +55,7 @@ class World:
             HealthCheck(probe("db"), name="db", policy=POLICY, recovery=rebuild, shared=shared),
             HealthCheck(probe("cache"), name="cache", policy=POLICY),
         ]
+        self.probe = probe
         self.registry = prometheus_client.CollectorRegistry()
         self.healer = Healer(checks, clock=self.clock, phase=0, slack=0, registry=self.registry)
         self.healer.on_event(self.events.append)
@@ -761,3 +763,45 @@ def test_an_application_below_a_root_path_is_told_from_the_health(root: str, pat
     both = mounted_asgi(app, AsgiApp(World().handler))
     trio.run(both, scope, receive, send)
     assert expected == sent[0]["status"]
+
+
+def test_started_is_for_good_whatever_is_left_out_or_asked_for() -> None:
+    """
+    A check that is added later has not been good yet, which changes nothing of it.
+    """
+    world = World()
+    seen: list[int] = []
+    paths = ["/startupz", "/startupz?exclude=zzz", "/startupz?verbose", "/startupz/late"]
+
+    def later() -> None:
+        world.down.add("late")
+        world.healer.add(HealthCheck(world.probe("late"), name="late", policy=POLICY))
+
+    def look() -> None:
+        seen.extend(world.ask(path, token=TOKEN).status for path in paths)
+
+    world.run(1, lambda: world.ask("/startupz"), later, 1, look)
+    assert [200] * 4 == seen
+
+
+def test_each_exclude_counts() -> None:
+    """
+    Kubernetes' own form, a parameter for each name, leaves out all of them; of any other the last one counts.
+    """
+    query = query_of("exclude=db&verbose&exclude=cache,x&limit=1&limit=2")
+    assert {"exclude": "db,cache,x", "verbose": "", "limit": "2"} == query
+
+
+def test_only_as_many_incidents_are_told_as_are_asked_for() -> None:
+    """
+    The latest; of the others no text is even made safe.
+    """
+    world = World(expose_errors=True)
+    world.run(4, breaks(world), 60, breaks(world), 60)
+    shown: list[str] = []
+    world.healer.redact = lambda text: shown.append(text) or text
+    (latest,) = json.loads(world.ask("/incidents?limit=1", token=TOKEN).body)["incidents"]
+    once = len(shown)
+    both = json.loads(world.ask("/incidents", token=TOKEN).body)["incidents"]
+    assert ("db-2", ["db-2", "db-1"]) == (latest["id"], [incident["id"] for incident in both])
+    assert 0 < once < len(shown) - once

@@ -20,6 +20,7 @@ from selfheal.export.http.messages import (
     Request,
     Response,
     as_json,
+    check_token,
     is_flood,
     length_of,
     refused,
@@ -44,9 +45,6 @@ _MARKS: Final = {"pass": "[+]", "warn": "[!]", "unknown": "[?]", "fail": "[-]"}
 
 #: Digits of a number that are looked at.
 _DIGITS: Final = 9
-
-#: Below this a token can be guessed.
-_TOKEN_LENGTH: Final = 16
 
 #: HTTP statuses that an answer can have.
 _STATUSES: Final = range(200, 600)
@@ -126,7 +124,7 @@ class Handler:
                 msg = f"{name}={status!r}: must be an HTTP status from {_STATUSES[0]} to {_STATUSES[-1]}."
                 raise ConfigError(msg)
         if self.token is not None:
-            _check_token(self.token)
+            check_token(self.token)
         if self.actions and self.token is None:
             msg = "actions=True needs a token: whoever can reach this could pause the healing, or start it."
             raise ConfigError(msg)
@@ -239,8 +237,9 @@ class Handler:
         if group == "startupz" or not self._started:
             started = groups.started(view.checks, view.snapshot)
             self._started = self._started or started.status == "pass"
-            if group == "startupz":
-                return groups.Verdict("pass", started.lines) if self._started else started
+            if group == "startupz":  # from then on for good
+                lines = [line._replace(status="pass", why="") if self._started else line for line in started.lines]
+                return groups.worst(lines)
         ready = groups.ready(
             view.checks,
             view.snapshot,
@@ -322,12 +321,9 @@ class Handler:
         if limit is None:
             return refused("limit must be a whole number, 1 or more")
         check = request.query.get("check")
-        latest_first = [
-            bodies.incident(incident, view.snapshot, show=self.show)
-            for incident in reversed(self.healer.incidents())
-            if check in {None, incident.check}
-        ]
-        return as_json(200, {"incidents": latest_first[:limit]})
+        latest_first = [each for each in reversed(self.healer.incidents()) if check in {None, each.check}]
+        told = [bodies.incident(incident, view.snapshot, show=self.show) for incident in latest_first[:limit]]
+        return as_json(200, {"incidents": told})
 
     def _history(self, view: View, request: Request, allowed: bool) -> Response:
         if not allowed:
@@ -374,15 +370,6 @@ class Handler:
 
     def _hidden(self) -> Response:
         return NOT_FOUND if self.token is None else UNAUTHORIZED
-
-
-def _check_token(token: object) -> None:
-    if not isinstance(token, str) or not (token.isascii() and token.isprintable()) or token != token.strip():
-        msg = "the token must be a str of visible ASCII characters, or no header carries it: strip() what was read."
-        raise ConfigError(msg)
-    if len(token) < _TOKEN_LENGTH:
-        msg = f"the token has {len(token)} characters, and can be guessed: take {_TOKEN_LENGTH} or more."
-        raise ConfigError(msg)
 
 
 def _outcome(line: groups.Line) -> str:

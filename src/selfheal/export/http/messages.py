@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl
 
 import attrs
 
+from selfheal.errors import ConfigError
+
 
 JSON: Final = "application/json"
 TEXT: Final = "text/plain; charset=utf-8"
@@ -31,6 +33,9 @@ _HEADER_LENGTH: Final = 32 * 1024
 #: Seconds that it may take.
 BODY_WITHIN: Final = 5.0
 
+#: Below this a token can be guessed.
+_TOKEN_LENGTH: Final = 16
+
 #: Query parameters that are looked at.
 _PARAMETERS: Final = 32
 
@@ -43,7 +48,7 @@ class Request:
     Args:
         method: In capitals.
         path: Below the mount, without a trailing slash; "/" for the mount itself.
-        query: Each parameter's last value.
+        query: Each parameter's last value; of "exclude" all, with commas between them.
         headers: By names in lower case.
         body: At most `BODY_LIMIT` bytes are of use.
         direct: It came over a listener of our own that only this machine reaches, and through no proxy.
@@ -157,14 +162,29 @@ def length_of(headers: Mapping[str, str]) -> int | Response:
     return int(length)
 
 
+def check_token(token: object) -> None:
+    """
+    Raise `ConfigError` if *token* can be guessed, or carried by no header.
+    """
+    if not isinstance(token, str) or not (token.isascii() and token.isprintable()) or token != token.strip():
+        msg = "the token must be a str of visible ASCII characters, or no header carries it: strip() what was read."
+        raise ConfigError(msg)
+    if len(token) < _TOKEN_LENGTH:
+        msg = f"the token has {len(token)} characters, and can be guessed: take {_TOKEN_LENGTH} or more."
+        raise ConfigError(msg)
+
+
 def query_of(text: str) -> dict[str, str]:
     """
     The parameters of a query string. What is too much or cannot be read is left out.
     """
     try:
-        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_PARAMETERS, errors="replace"))
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_PARAMETERS, errors="replace")
     except ValueError:
         return {}
+    # Kubernetes' own endpoints take one name each, and as many of them as there are.
+    excluded = [value for name, value in pairs if name == "exclude"]
+    return dict(pairs) | ({"exclude": ",".join(excluded)} if excluded else {})
 
 
 def path_below(path: str, mount: str) -> str:
