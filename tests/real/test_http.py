@@ -146,6 +146,7 @@ def test_a_listener_says_what_is_in_its_way(service: Any, tmp_path) -> None:
 def test_a_unix_socket_is_for_this_user_alone(service: Any, tmp_path) -> None:
     """
     Its mode is 0600, a stale one is replaced, one that somebody serves is not, and it goes with the listener.
+    Whoever connects sees details, by whatever name.
     """
     path = tmp_path / "health.sock"
     stale = socket.socket(socket.AF_UNIX)
@@ -157,7 +158,7 @@ def test_a_unix_socket_is_for_this_user_alone(service: Any, tmp_path) -> None:
         client = socket.socket(socket.AF_UNIX)
         with contextlib.closing(client):
             client.connect(str(path))
-            client.sendall(b"GET /state HTTP/1.0\r\n\r\n")
+            client.sendall(b"GET /state HTTP/1.1\r\nHost: shop\r\n\r\n")
             assert b" 200 " in client.recv(65536)
         with pytest.raises(ConfigError, match="cannot be listened to"):
             listen(service.healer, path=str(path)).start()
@@ -201,7 +202,7 @@ def test_silent_and_many_clients_do_not_keep_others_out(service: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "beginning", [b"", b"POST /drain HTTP/1.1\r\nContent-Length: 999\r\n\r\n"], ids=["head", "body"]
+    "beginning", [b"", b"POST /drain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n"], ids=["head", "body"]
 )
 def test_who_sends_a_byte_now_and_then_keeps_no_connection(
     service: Any, beginning: bytes, monkeypatch: pytest.MonkeyPatch
@@ -315,6 +316,38 @@ def test_a_listener_that_has_stopped_answers_nobody(service: Any) -> None:
             with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):  # noqa: PT012 - whichever sees it
                 kept.request("GET", "/livez")
                 kept.getresponse()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Host: localhost\r\nContent-Length : 57",
+        b"Host: localhost\r\nno header\r\nX-Forwarded-For: 192.0.2.1",
+        b"Host: localhost\r\nA: b\r\r\nX-Forwarded-For: 192.0.2.1",
+        b"Host: localhost\r\nA: b\rContent-Length: 57",
+        b"Host: localhost\r\nA: b\r\n X-Forwarded-For: 192.0.2.1",
+        b"Host: localhost\r\nHost: orders.example",
+        b"A: b",
+    ],
+    ids=["space", "no-colon", "bare-end", "bare", "folded", "two-hosts", "no-host"],
+)
+def test_what_servers_read_in_different_ways_is_refused(service: Any, head: bytes) -> None:
+    """
+    A 400 and the end: nothing behind it is taken for a request, and no header before a proxy's hides it.
+    """
+    hidden = b"GET /state HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    received = b""
+    with (
+        listen(service.healer, port=0) as listener,
+        socket.create_connection(("127.0.0.1", port_of(listener))) as client,
+    ):
+        client.settimeout(30)
+        # In one piece: who is refused may not be there any more for a second.
+        client.sendall(b"GET /state HTTP/1.1\r\n" + head + b"\r\n\r\n" + hidden)
+        with contextlib.suppress(ConnectionError):
+            while part := client.recv(65_536):
+                received += part
+    assert [b"400 "] == [answer[:4] for answer in received.split(b"HTTP/1.1 ")[1:]]
 
 
 FORKS = """

@@ -7,9 +7,11 @@ from __future__ import annotations
 import contextlib
 import http
 import http.server
+import io
 import ipaddress
 import itertools
 import os
+import re
 import socket
 import socketserver
 import stat
@@ -211,15 +213,37 @@ class _Server(socketserver.ThreadingMixIn, Accepting):
                 _cut(connection, socket.SHUT_RDWR)
 
 
+#: A line of a head: a header, or the empty one at its end. Others are read by each server in a way of its own.
+_LINE: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\0]*)?\r?\n")
+
+
+class _Lines(io.BufferedReader):
+    """
+    Remembers whether a line was none of a head.
+    """
+
+    odd = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(-1 if size is None else size)
+        self.odd = self.odd or _LINE.fullmatch(line) is None
+        return line
+
+
 class _Conversation(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _SILENCE
     server_version = "selfheal"
     sys_version = ""
+    raw_requestline: bytes
 
     @property
     def _ours(self) -> _Server:
         return cast("_Server", self.server)
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = self._lines = _Lines(cast("io.BufferedReader", self.rfile).detach())
 
     def handle_one_request(self) -> None:
         self._ours.reading[self.connection] = SystemClock.now()
@@ -247,9 +271,12 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
         self._send(CUT_OFF if len(body) < self._length else self._ours.handler.handle(request))
 
     def parse_request(self) -> bool:
+        self._lines.odd = b"\r" in self.raw_requestline.removesuffix(b"\r\n")
         if not super().parse_request():
             return False
-        if self.request_version == "HTTP/0.9":  # it has no headers, so whoever passes it on cannot say so
+        hosts = len(self.headers.get_all("Host", ()))
+        # HTTP/0.9 has no headers, so whoever passes it on cannot say so.
+        if self._lines.odd or self.request_version == "HTTP/0.9" or (hosts != 1 and self.request_version != "HTTP/1.0"):
             self.send_error(400)
             return False
         self._fields = fields_of(self.headers.items())
@@ -272,8 +299,13 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
             query=query_of(query),
             headers=self._fields,
             body=body,
-            direct=self._ours.local and not is_forwarded(self._fields) and _is_local(self._fields.get("host", "")),
+            direct=self._ours.local and not is_forwarded(self._fields) and self._is_named_here(),
         )
+
+    def _is_named_here(self) -> bool:
+        # No page leads a browser to a UNIX socket, whatever its name.
+        unix = self._ours.address_family == getattr(socket, "AF_UNIX", None)
+        return unix or _is_local(self._fields.get("host", ""))
 
     def _send(self, answer: Response) -> None:
         # In one piece: a client that has got the first of two may be slow to say so.
