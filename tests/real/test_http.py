@@ -122,7 +122,9 @@ def test_details_are_not_for_proxies_and_foreign_names(service: Any) -> None:
         asks = Ask(port_of(listener))
         assert 200 == asks("/state").status
         assert 200 == asks("/state", Host="localhost:1").status
-        for header in ("Forwarded", "Via", "X_Forwarded_For", "X_Forwarded_Host", "X_Real_Ip"):
+        for header in ("Forwarded", "Via", "X_Forwarded_For", "X_Forwarded_Host", "X_Real_Ip", "True_Client_IP"):
+            assert 404 == asks("/state", **{header: "x"}).status
+        for header in ("X_Client_IP", "CF_Connecting_IP", "X_Original_Forwarded_For"):
             assert 404 == asks("/state", **{header: "x"}).status
         assert 404 == asks("/state", Host="rebound.example.com").status
 

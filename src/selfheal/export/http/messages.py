@@ -199,11 +199,13 @@ def path_below(path: str, mount: str) -> str:
 
 
 #: What a request that has come through somebody else carries.
-_FORWARDED: Final = ("forwarded", "via", "x-real-ip")
+_FORWARDED: Final = frozenset(
+    {"cf-connecting-ip", "forwarded", "true-client-ip", "via", "x-client-ip", "x-original-forwarded-for", "x-real-ip"}
+)
 
 
 def is_forwarded(headers: Iterable[str]) -> bool:
     """
     Whether one of these header names, in lower case, says that a proxy has passed the request on.
     """
-    return any(name[:1] in "fvx" and (name in _FORWARDED or name.startswith("x-forwarded")) for name in headers)
+    return any(name in _FORWARDED or name.startswith("x-forwarded") for name in headers)
