@@ -96,14 +96,14 @@ def _share_environment(environment: pathlib.Path) -> None:
 def real(session: nox.Session) -> None:
     """Real time, with servers from pip: `tests/real`. In CI all of them, and a skip is a failure."""
     _install(session, "tests")
-    _run_in_real_time(session, "tests/real", timed=2, others=4, env=NO_SKIPS)
+    _run_in_real_time(session, "tests/real", timed=2 if IN_CI else 3, others=4, env=NO_SKIPS)
 
 
 def _run_in_real_time(session: nox.Session, *args: str, timed: int, others: int, env: dict[str, str]) -> None:
     """
-    So many at a time of those that promise how long something takes, so many of the others, which wait more than they work.
+    So many at a time of those that promise how long something takes, so many of the others.
 
-    Each file is run as a whole, for it shares its servers, and the longest first, as their conftest has it.
+    They wait more than they work. Each file is run as a whole, for it shares its servers, and the longest first, as their conftest has it.
     """
     for marked, workers in (("timed", timed), ("not timed", others)):
         session.run(
