@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from selfheal import Budget, CheckResult, ConfigError, Healer, HealthCheck, HealthStatus, Incident, names
 from selfheal.export import attach
 from selfheal.export.prometheus import PrometheusExporter
+from selfheal.export.registration import metrics_in
 from selfheal.model import Gate, HealingState, IncidentResult, Verdict
 from selfheal.runtime.watch import Pause
 from selfheal.testing.clock import VirtualClock
@@ -540,18 +541,29 @@ class TestHealing:
 
         assert (1.0, 0.0) == (during, scrape("selfheal_paused"))
 
-    def test_a_pause_without_an_event_shows_once_a_second(self, stage, scrape):
+    def test_a_pause_without_an_event_shows_at_once(self, stage, scrape):
         """
-        What no event tells, as the end of a pause by itself, is looked after when a check has run.
+        What no event tells, as the end of a pause by itself, is looked after when somebody reads.
         """
-        result = {"status": "healthy", "kind": None, "duration": 0.1, "scheduled_lag": 0.0}
         shown = []
-        for at, pauses in ((1.0, {"orders_db": Pause("deploy")}), (2.0, {})):
-            stage.pauses = pauses
-            stage.say(names.CHECK_COMPLETED, at=at, **result)
+        for stage.pauses in ({"orders_db": Pause("deploy")}, {}):
             shown.append(scrape("selfheal_paused"))
 
         assert [1.0, 0.0] == shown
+
+    def test_files_of_several_processes_are_brought_up_to_date_once_a_second(self, stage, scrape):
+        """
+        Where somebody else reads what was written, it is looked after when a check has run.
+        """
+        gauge = metrics_in(scrape.registry).child("selfheal_paused")
+        result = {"status": "healthy", "kind": None, "duration": 0.1, "scheduled_lag": 0.0}
+        shown = []
+        for at, pauses in ((1.0, {"orders_db": Pause("deploy")}), (1.9, {}), (2.0, {})):
+            stage.pauses = pauses
+            stage.say(names.CHECK_COMPLETED, at=at, **result)
+            shown.extend(sample.value for metric in gauge.collect() for sample in metric.samples)
+
+        assert [1.0, 1.0, 0.0] == shown
 
     def test_a_pause_from_before_the_start_shows_and_outlives_a_restart(self, healer, scrape_of):
         """
@@ -610,6 +622,25 @@ class TestHealing:
             scrape("selfheal_exhausted", **labels),
             scrape("selfheal_exhausted", check="db", resource="new_db"),
         )
+
+    def test_the_last_check_goes_without_an_event(self, stage, scrape):
+        """
+        Whoever reads is told what there is now, even if nothing is left that could say so.
+        """
+        stage.checks = ()
+
+        assert None is scrape("selfheal_probe_interval_seconds", **CHECK)
+
+    def test_a_run_that_ends_after_its_check_was_removed_leaves_nothing(self, stage, scrape):
+        """
+        The late end of an abandoned run brings no series back.
+        """
+        stage.checks = ()
+        without = scrape.series()
+        stage.say(names.CHECK_ENDED, duration=9.0, abandoned=0)
+
+        assert None is scrape("selfheal_probe_abandoned", **CHECK)
+        assert without == scrape.series()
 
     def test_the_budget_of_a_removed_resource_goes(self, healer, scrape_of):
         """

@@ -124,6 +124,13 @@ class Feed:
             if event.check and not self._knows(event):
                 self._follow(event.check)  # the late end of something that is gone, which has left its series again
 
+    def look(self) -> None:
+        """
+        Look after what no event tells, before somebody reads. Call it under the guard's lock.
+        """
+        if self._handlers and self._forks == guard().forks:
+            self._look()
+
     def close(self) -> None:
         """
         Listen no longer; take back what is counted in gauges that healers share.
@@ -349,7 +356,7 @@ class Feed:
 
     # What several of them do.
 
-    def _look(self, _event: Event) -> None:
+    def _look(self, _event: Event | None = None) -> None:
         """
         Look after what changes without an event: the healer as a whole, and checks that are gone.
         """

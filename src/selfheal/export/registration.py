@@ -125,6 +125,9 @@ class Metrics:
         """
         For the registry: what a scrape sees.
         """
+        with guard().lock:
+            for feed in tuple(self.feeds):
+                feed.look()
         for metric in self._made.values():
             yield from metric.collect()
 
