@@ -103,7 +103,8 @@ def _run_in_real_time(session: nox.Session, *args: str, timed: int, others: int,
     """
     So many at a time of those that promise how long something takes, so many of the others.
 
-    They wait more than they work. Each file is run as a whole, for it shares its servers, and the longest first, as their conftest has it.
+    They wait more than they work. Each file is run as a whole, for it shares its servers, and the longest first, as their
+    conftest has it.
     """
     for marked, workers in (("timed", timed), ("not timed", others)):
         session.run(
