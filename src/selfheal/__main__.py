@@ -22,6 +22,9 @@ from selfheal.errors import ConfigError, MissingExtraError
 #: The exit status of whatever is ended by SIGPIPE: who reads has seen enough, as ``head`` has.
 _ENOUGH: Final = 141
 
+#: Seconds. Nobody waits longer, and what waits has its limits.
+_DAY: Final = 86_400
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -152,8 +155,9 @@ def _assets_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError(text)
+    if not 0 < value <= _DAY:
+        msg = f"{text} is not more than 0 and at most {_DAY} seconds"
+        raise argparse.ArgumentTypeError(msg)
     return value
 
 
