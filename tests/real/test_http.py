@@ -352,6 +352,38 @@ def test_what_servers_read_in_different_ways_is_refused(service: Any, head: byte
     assert [b"400 "] == [answer[:4] for answer in received.split(b"HTTP/1.1 ")[1:]]
 
 
+def test_an_open_stream_does_not_keep_aiohttp_from_ending(service: Any) -> None:
+    """
+    When the application shuts down its streams end, so that nobody waits for them.
+    """
+    import asyncio
+
+    web = pytest.importorskip("aiohttp.web")
+
+    from selfheal.export.http import Handler
+    from selfheal.integrations.aiohttp import add_routes
+
+    async def main() -> float:
+        app = web.Application()
+        add_routes(app, Handler(service.healer, TOKEN))
+        runner = web.AppRunner(app, shutdown_timeout=60)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        reader, writer = await asyncio.open_connection(*runner.addresses[0])
+        asked = f"GET /selfheal/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+        writer.write(asked.encode())
+        await reader.readuntil(b"retry: 2000")
+        began = time.monotonic()
+        await runner.cleanup()
+        took = time.monotonic() - began
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        return took
+
+    assert asyncio.run(main()) < 20
+
+
 FORKS = """
 import os, socket, sys, warnings
 from selfheal import Healer, HealthCheck

@@ -46,6 +46,16 @@ def add_routes(app: Any, handler: Handler, at: str = "/selfheal") -> None:
     """
     web = require("aiohttp.web", who=__name__, package="aiohttp", extra="aiohttp")
 
+    streams: set[asyncio.Task[Any] | None] = set()
+
+    async def end_streams(_app: Any) -> None:
+        for task in tuple(streams):
+            if task is not None:
+                task.cancel()
+
+    # Before it waits for its requests: a stream does not end by itself.
+    app.on_shutdown.append(end_streams)
+
     async def answer(request: Any) -> Any:
         asked = Request(
             method=request.method,
@@ -57,12 +67,17 @@ def add_routes(app: Any, handler: Handler, at: str = "/selfheal") -> None:
         if told is events.NO_STREAM and asked.method == "GET":
             async with contextlib.aclosing(on_loop(handler.changes)) as parts:
                 if await anext(parts, None) is not None:
-                    stream = web.StreamResponse(headers=events.FIELDS)
-                    await stream.prepare(request)
-                    with contextlib.suppress(ConnectionError):  # the client is gone
-                        async for part in parts:
-                            await stream.write(part)
-                    return stream
+                    task = asyncio.current_task()
+                    streams.add(task)
+                    try:
+                        stream = web.StreamResponse(headers=events.FIELDS)
+                        await stream.prepare(request)
+                        with contextlib.suppress(ConnectionError):  # the client is gone
+                            async for part in parts:
+                                await stream.write(part)
+                        return stream
+                    finally:
+                        streams.discard(task)
             told = events.TOO_MANY
         fields = [(name, value) for name, value in told.fields() if name != "Content-Length"]
         return web.Response(status=told.status, body=told.body, headers=fields)
