@@ -9,7 +9,7 @@ import runpy
 
 import pytest
 
-from selfheal import ConfigError, names
+from selfheal import names
 from selfheal.__main__ import main
 from selfheal.export.assets import FILES, RUNBOOKS, asset, write
 
@@ -170,18 +170,29 @@ class TestWriting:
 
         assert [] == write(tmp_path)
 
-    def test_replaces_nothing_that_somebody_has_changed(self, tmp_path):
+    def test_replaces_nothing_that_somebody_has_changed(self, tmp_path, capsys):
         """
-        With one file changed, none is written; forced, that one is.
+        A file that was changed is left alone and named, with 2, while those that are missing are written; forced, it is
+        replaced.
         """
         write(tmp_path)
         (tmp_path / "prometheus.yml").write_text("mine")
         (tmp_path / "compose.yaml").unlink()
 
-        with pytest.raises(ConfigError, match=r"has prometheus\.yml, which differ.*--force"):
-            write(tmp_path)
-        assert ("mine", False) == ((tmp_path / "prometheus.yml").read_text(), (tmp_path / "compose.yaml").exists())
-        assert ["compose.yaml", "prometheus.yml"] == [path.name for path in write(tmp_path, force=True)]
+        assert 2 == main(["assets", "--out", str(tmp_path)])
+        said = capsys.readouterr().err
+        assert re.search(r"has prometheus\.yml, which differ.*--force", said)
+        assert ("mine", True) == ((tmp_path / "prometheus.yml").read_text(), (tmp_path / "compose.yaml").exists())
+        assert ["prometheus.yml"] == [path.name for path in write(tmp_path, force=True)]
+
+    @pytest.mark.parametrize("address", ["", "a'b", 'a"b', "{{ x }}", "https://x/\ny: z", "a b", "https://x/#y", "a\n"])
+    def test_runbooks_are_at_a_plain_address(self, address, tmp_path, capsys):
+        """
+        What would end a string or begin a template is refused, and nothing is written.
+        """
+        assert 2 == main(["assets", "--out", str(tmp_path), "--runbooks", address])
+        assert "is no plain address" in capsys.readouterr().err
+        assert [] == list(tmp_path.iterdir())
 
     def test_a_place_that_is_none_is_one_line(self, tmp_path, capsys):
         """

@@ -4,6 +4,8 @@ Dashboard, alerts and the configuration around them, as files that ship with the
 
 from __future__ import annotations
 
+import re
+
 from typing import TYPE_CHECKING, Final
 
 from selfheal.errors import ConfigError
@@ -23,6 +25,9 @@ FILES: Final = {
 #: Where the alerts' `runbook_url` leads: this page of our documentation, unless somebody has put it elsewhere.
 RUNBOOKS: Final = "docs/how-to/alerts.md"
 
+#: What an address has that needs no quotes anywhere.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._~:/?&=%+@-]+")
+
 
 def asset(name: str) -> str:
     """
@@ -35,7 +40,7 @@ def asset(name: str) -> str:
 
 def write(folder: pathlib.Path, *, runbooks: str = RUNBOOKS, force: bool = False) -> list[pathlib.Path]:
     """
-    Write all of `FILES` into *folder*, which is made where it is missing.
+    Write those of `FILES` that are missing into *folder*, which is made where it is missing as well.
 
     Args:
         folder: Where to.
@@ -46,20 +51,27 @@ def write(folder: pathlib.Path, *, runbooks: str = RUNBOOKS, force: bool = False
         The files that were written. Those that were the same already are left alone.
 
     Raises:
-        ConfigError: If a file is there and differs: nothing is written then. Or if something cannot be written.
+        ConfigError: If a file is there and differs: it is left alone, and named once the others are written. If
+            *runbooks* is no plain address. Or if something cannot be written.
 
     .. versionadded:: 26.1.0
     """
+    if not _PLAIN.fullmatch(runbooks):  # it is put between other words of YAML and of templates
+        msg = f"--runbooks={runbooks!r} is no plain address, such as https://wiki.example/alerts."
+        raise ConfigError(msg)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         texts = {folder / name: asset(name).replace(RUNBOOKS, runbooks).encode() for name in FILES}
         changed = {path: text for path, text in texts.items() if not path.exists() or path.read_bytes() != text}
-        if not force and (differing := [path.name for path in changed if path.exists()]):
-            msg = f"{folder} has {', '.join(differing)}, which differ from ours. Give --force to replace them."
-            raise ConfigError(msg)
-        for path, text in changed.items():
-            path.write_bytes(text)
+        differing = [] if force else [path for path in changed if path.exists()]
+        written = [path for path in changed if path not in differing]
+        for path in written:
+            path.write_bytes(changed[path])
     except OSError as exc:
         msg = f"{exc.filename or folder} cannot be written: {exc.strerror}."
         raise ConfigError(msg) from exc
-    return list(changed)
+    if differing:
+        names = ", ".join(path.name for path in differing)
+        msg = f"{folder} has {names}, which differ from ours and were left alone. Give --force to replace them."
+        raise ConfigError(msg)
+    return written
