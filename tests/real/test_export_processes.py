@@ -27,7 +27,7 @@ STAGE = """
 
 
     class Stage:
-        mode, paused, events_dropped = "enforce", False, 0
+        mode, events_dropped = "enforce", 0
 
         def __init__(self):
             self.checks = (HealthCheck(lambda: None, name="orders", recovery=rung(drain)),)
@@ -37,7 +37,7 @@ STAGE = """
             return {}
 
         def snapshot(self, *, max_age=0.0):
-            return SimpleNamespace(running=True, lag=0.0, at=1.0, checks={}, budgets={})
+            return SimpleNamespace(running=True, lag=0.0, at=1.0, paused=None, pauses={}, checks={}, budgets={})
 
         def on_event(self, listener, *, events=None):
             self.listeners.append(listener)
