@@ -79,6 +79,17 @@ def test_one_that_cannot_be_written_for_a_while_is_written_again(service: Any, t
         assert becomes(f"file:{path}", lambda said: said.well).well
 
 
+def test_one_that_cannot_be_put_in_place_leaves_nothing_beside_it(service: Any, tmp_path: pathlib.Path) -> None:
+    """
+    As where a folder has its name.
+    """
+    path = tmp_path / "live"
+    path.mkdir()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        StatusFile(Handler(service.healer), path).start()
+    assert [path] == list(tmp_path.iterdir())
+
+
 def aged(path: pathlib.Path, text: str, age: float) -> str:
     path.write_text(text)
     os.utime(path, times=(time.time() - age,) * 2)

@@ -86,7 +86,12 @@ class StatusFile(Following):
         word = b"ok\n" if groups.is_well(self._group, dict(answer.headers)["X-SelfHeal-Status"]) else b"fail\n"
         beside = f"{self.path}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-        # No fsync: after a crash of the machine nobody asks this file.
-        with open(os.open(beside, flags, 0o600), "wb") as file:
-            file.write(word + answer.body)
-        os.replace(beside, self.path)
+        try:
+            # No fsync: after a crash of the machine nobody asks this file.
+            with open(os.open(beside, flags, 0o600), "wb") as file:
+                file.write(word + answer.body)
+            os.replace(beside, self.path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(beside)
+            raise
