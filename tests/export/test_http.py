@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from selfheal import ConfigError, Healer, HealingPolicy, HealthCheck, Unhealthy, names, recovery_action
-from selfheal.export.http import AsgiApp, Handler, Request, Response, WsgiApp, health_schema, mounted_asgi
+from selfheal.export.http import AsgiApp, Handler, Request, Response, WsgiApp, health_schema, listen, mounted_asgi
 from selfheal.export.http.messages import query_of
 from selfheal.model import Event
 from selfheal.testing import VirtualClock
@@ -805,3 +805,14 @@ def test_only_as_many_incidents_are_told_as_are_asked_for() -> None:
     both = json.loads(world.ask("/incidents", token=TOKEN).body)["incidents"]
     assert ("db-2", ["db-2", "db-1"]) == (latest["id"], [incident["id"] for incident in both])
     assert 0 < once < len(shown) - once
+
+
+@pytest.mark.parametrize(
+    "where", [{"port": "9464"}, {"port": 65536}, {"port": 0, "host": f"{'x' * 64}.example"}, {"path": "/tmp/a\0b"}]
+)
+def test_a_place_that_is_none_is_a_setting_that_cannot_work(where: dict[str, Any]) -> None:
+    """
+    A port that is text, one that is too large, a name that is too long, a path with a null byte.
+    """
+    with pytest.raises(ConfigError, match="cannot be listened to"):
+        listen(Healer(), **where).start()

@@ -122,7 +122,7 @@ class Listener:
             if self._path is not None:
                 _remove_stale(self._path)
             server = self._serve(self._where)
-        except (OSError, OverflowError) as exc:
+        except (OSError, OverflowError, TypeError, ValueError) as exc:
             msg = f"{self.address} cannot be listened to: {exc}. Take another port or path, or stop what is there."
             raise ConfigError(msg) from exc
         thread = threading.Thread(target=server.serve_forever, args=(_LOOK_EVERY,), name="selfheal-http", daemon=True)
