@@ -4,9 +4,11 @@ Accepts connections, at an address or a path.
 
 from __future__ import annotations
 
+import os
 import socket
 import socketserver
 import threading
+import weakref
 
 from typing import Any, Final
 
@@ -32,9 +34,20 @@ class Accepting(socketserver.TCPServer):
 
     def __init__(self, where: str | tuple[str, int], conversation: type[socketserver.BaseRequestHandler]) -> None:
         self.ended = threading.Event()
+        self.left = False
         self.address_family = family_of(where)
         address: Any = where
         super().__init__(address, conversation)
+        _OPEN.add(self)
+
+    def leave(self) -> None:
+        """
+        Leave it to the parent, after a fork.
+
+        The thread has stayed there. A copy of its socket here would take connections that nobody answers.
+        """
+        self.left = True
+        self.socket.close()
 
     def end(self) -> None:
         """
@@ -57,6 +70,18 @@ class Accepting(socketserver.TCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that is gone is no error of ours, and nobody is to be told on the standard error."""
+
+
+_OPEN: Final[weakref.WeakSet[Accepting]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for server in tuple(_OPEN):
+        server.leave()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def family_of(where: str | tuple[str, int]) -> socket.AddressFamily:

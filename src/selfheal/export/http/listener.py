@@ -16,7 +16,6 @@ import socket
 import socketserver
 import stat
 import threading
-import weakref
 
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -115,7 +114,7 @@ class Listener:
             ConfigError: If the address is taken, or cannot be had.
             IllegalTransitionError: If it listens already.
         """
-        if self._server is not None:
+        if self._server is not None and not self._server.left:
             msg = f"this listener serves {self.address} already."
             raise IllegalTransitionError(msg)
         try:
@@ -132,12 +131,6 @@ class Listener:
             server.server_close()
             raise
         self._server, self._thread = server, thread
-        _STARTED.add(self)
-
-    def _forget(self) -> None:
-        server, self._server, self._thread = self._server, None, None
-        if server is not None:
-            server.server_close()
 
     def _serve(self, where: str | tuple[str, int]) -> Accepting:
         return _Server(where, self.handler, local=self._local)
@@ -147,7 +140,7 @@ class Listener:
         Listen no more. Requests that are being answered end by themselves, and their connections with them.
         """
         server, thread, self._server, self._thread = self._server, self._thread, None, None
-        if server is None or thread is None:
+        if server is None or thread is None or server.left:
             return
         server.end()
         server.shutdown()
@@ -156,9 +149,6 @@ class Listener:
         if self._path is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
-
-
-_STARTED: Final[weakref.WeakSet[Listener]] = weakref.WeakSet()
 
 
 class _Server(socketserver.ThreadingMixIn, Accepting):
@@ -338,17 +328,6 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as http.server calls it
         """Probes come every second: they are nobody's news."""
-
-
-def _forked() -> None:
-    # The thread has stayed with the parent. A copy of its socket here would take connections that nobody answers.
-    for listener in tuple(_STARTED):
-        listener._forget()
-    _STARTED.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 
 def _cut(connection: socket.socket, how: int) -> None:
