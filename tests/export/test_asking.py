@@ -71,7 +71,7 @@ def test_only_a_status_of_2xx_is_well(status: str, expected: int) -> None:
     Any other answer is a no.
     """
     with answers(said(status, body="" if "204" in status else "told")) as address:
-        assert expected == main(["check", f"{address}/readyz"])
+        assert expected == main(["check", f"{address}/readyz", "--timeout", "60"])
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_says_nothing_of_health_is_no_yes(answer: list[bytes], why: str, ca
     A redirect, which is not followed, and the page: one line that says what to ask instead, and 2.
     """
     with answers(answer) as address:
-        assert 2 == main(["check", f"{address}/"])
+        assert 2 == main(["check", f"{address}/", "--timeout", "60"])
     told = capsys.readouterr()
     assert ("", True, 1) == (told.out, why in told.err, told.err.count("\n"))
 
