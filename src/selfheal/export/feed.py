@@ -7,7 +7,7 @@ from __future__ import annotations
 import platform
 import weakref
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import selfheal
@@ -174,7 +174,7 @@ class Feed:
                     del known[name]
             self._breached = {(name, label) for name, label in self._breached if name not in gone}
             self._metrics.drop(gone)
-        statuses = healer.status() if new else {}
+        statuses: Mapping[str, CheckStatus] = healer.status() if new else {}
         for check in new:
             self._bind(check)
             if check.name in statuses:  # else it was removed a moment ago
