@@ -4,6 +4,7 @@ The listener of our own, the command line that asks it, and ASGI on either loop.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import http.client
@@ -127,6 +128,7 @@ def test_details_are_not_for_proxies_and_foreign_names(service: Any) -> None:
         for header in ("X_Client_IP", "CF_Connecting_IP", "X_Original_Forwarded_For"):
             assert 404 == asks("/state", **{header: "x"}).status
         assert 404 == asks("/state", Host="rebound.example.com").status
+        assert 404 == asks("/state", Host="rebound.example.com@localhost").status
 
 
 def test_a_listener_says_what_is_in_its_way(service: Any, tmp_path) -> None:
@@ -463,3 +465,33 @@ def test_a_target_that_cannot_be_asked_is_named(target: str) -> None:
     """
     with pytest.raises(ConfigError, match=r"cannot be asked\. Write http:"):
         ask(target)
+
+
+def test_metrics_and_actions_are_answered_though_the_application_has_used_up_its_threads(service: Any) -> None:
+    """
+    In an aiohttp application whose executor is busy for long, `/metrics` and a pause are answered at once.
+    """
+    aiohttp = pytest.importorskip("aiohttp")
+    from aiohttp import test_utils, web
+
+    from selfheal.export.http import Handler
+    from selfheal.integrations.aiohttp import add_routes
+
+    over = threading.Event()
+
+    async def statuses() -> list[int]:
+        app = web.Application()
+        add_routes(app, Handler(service.healer, TOKEN, actions=True))
+        headers = {"Authorization": f"Bearer {TOKEN}", "X-SelfHeal": "1"}
+        loop = asyncio.get_running_loop()
+        waiting = [loop.run_in_executor(None, over.wait, 30) for _ in range(64)]
+        async with test_utils.TestClient(
+            test_utils.TestServer(app), headers=headers, timeout=aiohttp.ClientTimeout(total=10)
+        ) as client:
+            metrics = await client.get("/selfheal/metrics")
+            paused = await client.post("/selfheal/pause", json={"reason": "a test"})
+            over.set()
+            await asyncio.gather(*waiting)
+            return [metrics.status, paused.status]
+
+    assert [200, 200] == asyncio.run(statuses())

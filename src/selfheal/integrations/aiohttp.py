@@ -9,6 +9,8 @@ import contextlib
 
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import anyio.to_thread
 import attrs
 
 from selfheal.export.http import events, metrics
@@ -100,5 +102,5 @@ async def _told(handler: Handler, asked: Request, request: Any) -> Response:
             return CUT_OFF
     elif asked.path != metrics.PATH:
         return handler.handle(asked)
-    # These take their time.
-    return await asyncio.get_running_loop().run_in_executor(None, handler.handle, asked)
+    # These take their time; on a thread of their own, for the application may have used up those of the loop.
+    return await anyio.to_thread.run_sync(handler.handle, asked, limiter=anyio.CapacityLimiter(1))

@@ -346,7 +346,7 @@ def _is_loopback(host: str) -> bool:
 
 def _is_local(host: str) -> bool:
     try:
-        return (urlsplit(f"//{host}").hostname or "") in _LOCAL_NAMES
+        return "@" not in host and (urlsplit(f"//{host}").hostname or "") in _LOCAL_NAMES
     except ValueError:
         return False
 
