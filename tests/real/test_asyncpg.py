@@ -727,8 +727,8 @@ def test_a_leak_is_healed_by_a_new_pool(primary: Postgres) -> None:
             leaked = time.monotonic()
             after = await healed.ok_after(leaked + 0.5, within=8)
             assert after is not None
-            # A connection counts as leaked after a second.
-            assert healed.detected() - leaked < DETECTED + 1
+            # asyncpg does not tell since when it is out: the second counts from the look that sees it first.
+            assert healed.detected() - leaked < POLICY.interval + 1 + DETECTED
             assert leaked + 0.5 + after - healed.detected() < 3
             assert {"rebuild_pool"} == set(healed.actions())
             assert await without.ok_after(leaked + 0.5, within=0) is None

@@ -48,7 +48,7 @@ class PoolHealth(PooledHealth[Awaitable[CheckResult]]):
         connect: Makes a fresh connection; `None`: as the pool makes its own.
         hung_after: A query that the server does not work on hangs after so many seconds.
         leak_after: A connection that is given out and silent for so many seconds has leaked, unless it listens for
-            notifications.
+            notifications. asyncpg does not tell since when it is out: they count from the look that sees it first.
 
     Raises:
         MissingExtraError: If asyncpg is not installed (extra ``asyncpg``).
