@@ -68,9 +68,9 @@ def _knows_a_replica(port: int) -> bool:
 
 
 @pytest.mark.at_length
-def test_a_client_of_sentinel_follows_the_new_master_and_nothing_is_done(tmp_path: pathlib.Path) -> None:
+def test_a_client_of_sentinel_follows_the_new_master_and_nothing_is_rebuilt(tmp_path: pathlib.Path) -> None:
     """
-    The master freezes and Sentinel promotes its replica: the client writes there, and the ladder has not acted.
+    The master freezes and Sentinel promotes its replica: the client writes there, and the ladder has rebuilt nothing.
     """
     with Valkey() as master, Valkey.replica_of(master) as replica, sentinel_of(master, tmp_path) as port:
         sentinel = Sentinel([("127.0.0.1", port)], sentinel_kwargs={"socket_timeout": 1})
@@ -107,7 +107,8 @@ def test_a_client_of_sentinel_follows_the_new_master_and_nothing_is_done(tmp_pat
         for one in sentinel.sentinels:
             one.close()
     assert "down" in {event.fields["kind"] for event in events if event.name == names.INCIDENT_OPENED}
-    assert [] == [event.fields["action"] for event in events if event.name == names.ACTION_STARTED]
+    # If the probe is the first to meet a connection that the pool still has to the frozen master, that one is let go.
+    assert {"soft_drain"} >= {event.fields["action"] for event in events if event.name == names.ACTION_STARTED}
 
 
 @pytest.mark.at_length
