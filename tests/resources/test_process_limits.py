@@ -4,16 +4,15 @@ What a process may run out of: on this one, and on cgroups made of plain files.
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import gc
 import os
 import resource
 import sys
 import threading
 import types
 
-from collections.abc import Iterator
-
+import descriptors
 import pytest
 
 from selfheal import ConfigError, HealthStatus, Unhealthy
@@ -128,6 +127,7 @@ def test_open_files_are_counted_against_the_soft_limit():
     """
     A few open files are healthy; more than the allowed share of the limit is exhausted.
     """
+    gc.collect()  # closes what earlier tests have left open
     before = OpenFiles()().data["share"]
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     pipes = [os.pipe() for _ in range(10)]
@@ -140,26 +140,16 @@ def test_open_files_are_counted_against_the_soft_limit():
             os.close(fd)
 
 
-@contextlib.contextmanager
-def no_file_left() -> Iterator[int]:
-    """A limit of descriptors that is reached: how many there are."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
-    try:
-        yield lowest_free
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
 @linux
 def test_when_no_file_can_be_opened_any_more_it_is_still_told():
     """
     The probe needs a descriptor for itself, and knows what it means to get none.
     """
     OpenFiles()()  # with what it imports
-    with no_file_left() as limit, pytest.raises(Unhealthy, match=f"exhausted: {limit} of {limit} file descriptors"):
+    with (
+        descriptors.used_up() as limit,
+        pytest.raises(Unhealthy, match=f"exhausted: {limit} of {limit} file descriptors"),
+    ):
         OpenFiles()()
 
 
@@ -173,7 +163,7 @@ def test_what_cannot_be_looked_at_for_want_of_a_descriptor_is_unknown(probe):
     """
     Descriptors that are used up say nothing of memory, threads, pressure or disks, so nothing of these is healed.
     """
-    with no_file_left():
+    with descriptors.used_up():
         result = probe()
     assert HealthStatus.UNKNOWN is result.status
     assert "OpenFiles tells of" in result.fault.message

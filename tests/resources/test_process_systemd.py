@@ -8,9 +8,9 @@ import asyncio
 import datetime as dt
 import gc
 import os
-import resource
 import socket
 
+import descriptors
 import pytest
 
 from selfheal.resources import SdNotify
@@ -104,18 +104,8 @@ def test_signs_of_life_need_no_further_descriptor(systemd):
     receiver, address = systemd
     notify = SdNotify({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"})
     notify.ready()
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    probe = notify.check().probe()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
-    try:
-        with pytest.raises(OSError, match="Too many open files"):
-            os.dup(0)
-        with pytest.raises(StopIteration):
-            probe.send(None)  # a loop would need descriptors itself
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with descriptors.used_up(), pytest.raises(StopIteration):
+        notify.check().probe().send(None)  # a loop would need descriptors itself
     assert ["READY=1", "WATCHDOG=1"] == received(receiver)
 
 
@@ -130,16 +120,16 @@ def test_a_socket_that_others_have_closed_is_made_again(systemd):
     fd = notify._sender().fileno()
     os.close(fd)
     assert notify.status("closed")
-    assert fd == notify._sender().fileno()
-    os.close(fd)
+    fd = notify._sender().fileno()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert fd == ours.fileno()
-        assert notify.status("taken")
-        theirs.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            theirs.recv(100)
-        ours.send(b"still open")
+        os.dup2(ours.fileno(), fd)
+        with socket.socket(fileno=fd) as taken:
+            assert notify.status("taken")
+            theirs.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                theirs.recv(100)
+            taken.send(b"still open")
     assert ["READY=1", "STATUS=closed", "STATUS=taken"] == received(receiver)
 
 
