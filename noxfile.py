@@ -65,9 +65,11 @@ def _install(session: nox.Session, *groups: str) -> None:
     """
     Install what this run of nox has not yet put there: to ask pip for the same again takes longer than most sessions.
     """
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""  # or each of the many processes that tests start would compile all anew
     there = _installed.setdefault(pathlib.Path(session.virtualenv.location).resolve(), set())
     if missing := [group for group in groups if group not in there]:
-        session.install("-e", ".", *(f"--group={group}" for group in missing))
+        # Python compiles what is imported: for pip to compile all there is takes as long as the rest.
+        session.install("--no-compile", "-e", ".", *(f"--group={group}" for group in missing))
         there.update(missing)
 
 

@@ -31,13 +31,15 @@ FILES = st.none() | st.tuples(st.sampled_from([b"", b"1", b"2\n", bytes(range(25
 @attrs.frozen
 class Look:
     """
-    One run of the probe. *era* is the number of changes and starts before it began, *ended* the same at its end.
+    One run of the probe. *era* is what tells the start and the files from all others when it began, *ended* at its end.
+
+    A file that is missing is like any other time that it is missing.
     """
 
     at: float
     healthy: bool
-    era: int
-    ended: int
+    era: tuple[int | None, ...]
+    ended: tuple[int | None, ...]
     state: tuple[object, ...]
 
 
@@ -51,7 +53,8 @@ class Versions(RuleBasedStateMachine):
         self.folder = pathlib.Path(tempfile.mkdtemp())
         self.clock = VirtualClock()
         self.looks: list[Look] = []
-        self.era = self.pushes = 0
+        self.changes = self.starts = 0
+        self.stamps: dict[str, int | None] = dict.fromkeys(NAMES)
         self.ids: dict[str, tuple[object, ...]] = {}
         for name in NAMES:
             self.write(name, (b"1", 0o600))
@@ -64,16 +67,33 @@ class Versions(RuleBasedStateMachine):
 
     def write(self, name: str, file: tuple[bytes, int] | None) -> None:
         path = self.folder / name
-        self.era += 1
-        self.pushes += 1
+        self.changed(name, file)
         path.unlink(missing_ok=True)
         if file is not None:
             path.write_bytes(file[0])
             path.chmod(file[1])
             # Two pushes within one tick of the file system's clock would look the same.
-            os.utime(path, ns=(self.pushes, self.pushes))
+            os.utime(path, ns=(self.changes, self.changes))
+
+    def changed(self, name: str, file: object) -> None:
+        self.changes += 1
+        self.stamps[name] = None if file is None else self.changes
+
+    @property
+    def era(self) -> tuple[int | None, ...]:
+        return (self.starts, *self.stamps.values())
+
+    def restore(self, version: str) -> None:
+        before = self.state()
+        source = self.config.restore(version)
+        for name, old, new in zip(NAMES, before, self.state(), strict=True):
+            if old != new:
+                self.changed(name, new)
+        if source != version:
+            self.ids[source] = before
 
     def start(self) -> None:
+        self.starts += 1
         paths = [self.folder / name for name in NAMES]
         self.config = ConfigFiles(
             paths, reload=list, healthy_for=HEALTHY_FOR, keep=KEEP, store=self.folder / "store", clock=self.clock
@@ -87,7 +107,6 @@ class Versions(RuleBasedStateMachine):
     @precondition(lambda self: self.config.versions or None not in self.state())
     @rule()
     def restart(self) -> None:
-        self.era += 1
         self.start()
 
     @rule(healthy=st.booleans(), push=st.none() | st.tuples(st.sampled_from(NAMES), FILES))
@@ -112,13 +131,9 @@ class Versions(RuleBasedStateMachine):
     @precondition(lambda self: self.config.good is not None)
     @rule()
     def roll_back(self) -> None:
-        before, good = self.state(), self.config.good
-        assert good is not None
-        source = self.config.restore(good)
+        assert self.config.good is not None
+        self.restore(self.config.good)
         assert self.expected_good() == self.state()
-        if source != good:
-            self.era += 1
-            self.ids[source] = before
 
     @precondition(lambda self: self.ids)
     @rule(data=st.data())
@@ -126,12 +141,8 @@ class Versions(RuleBasedStateMachine):
         kept = [version for version in self.ids if version in self.config.versions]
         if kept:
             version = data.draw(st.sampled_from(kept))
-            before = self.state()
-            source = self.config.restore(version)
+            self.restore(version)
             assert self.ids[version] == self.state()
-            if source != version:
-                self.era += 1
-                self.ids[source] = before
 
     # -- what must hold ----------------------------------------------------------------
 
