@@ -11,7 +11,7 @@ import functools
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias, cast
 
 from selfheal import names
 from selfheal.healing.machine import HealingStateMachine
@@ -65,6 +65,7 @@ NODE_LIMIT: Final = 50_000
 Node: TypeAlias = tuple[object, ...]
 
 _ROOM: Final = f"{__package__}."
+_SLOTS: Final[dict[type[object], tuple[str, ...]]] = {}
 
 _HELD: Final = 2
 _ACTION_TAKES: Final = 1.0
@@ -204,22 +205,28 @@ def copy_of(machine: HealingStateMachine) -> HealingStateMachine:
     return cast("HealingStateMachine", _copied(machine))
 
 
-def _copied(part: Any) -> Any:
+def _copied(part: object) -> object:
     # What changes are the parts of the machine, which this room makes, and their containers. All else is a value: to
     # copy it as well, as `deepcopy` does, takes most of the time, and the machine knows CHECK by identity.
-    made = copy.copy(part)
-    for name in _slots(part):
-        value = getattr(part, name)
-        if isinstance(value, list | dict | deque):
-            setattr(made, name, copy.copy(cast("object", value)))
-        elif type(value).__module__.startswith(_ROOM):
-            setattr(made, name, _copied(value))
+    made = object.__new__(type(part))
+    for name in _slots(type(part)):
+        value: object = getattr(part, name)
+        if isinstance(value, (list, dict, deque)):
+            value = copy.copy(cast("object", value))
+        elif _slots(type(value)):
+            value = _copied(value)
+        object.__setattr__(made, name, value)  # a part may be frozen
     return made
 
 
-def _slots(part: object) -> Iterator[str]:
-    for kind in type(part).__mro__:
-        yield from getattr(kind, "__slots__", ())
+def _slots(kind: type[object]) -> tuple[str, ...]:
+    """
+    What a part of the machine consists of; nothing, for any other value.
+    """
+    if kind not in _SLOTS:
+        room = kind.__module__.startswith(_ROOM)
+        _SLOTS[kind] = tuple(name for base in kind.__mro__ for name in getattr(base, "__slots__", ()) if room)
+    return _SLOTS[kind]
 
 
 def _answers(step: Wait | Check | Recover | Revert, state: HealingState, now: float) -> list[Answer]:
