@@ -105,6 +105,7 @@ main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+@pytest.mark.at_length
 def test_no_kill_leaves_a_half_written_file_or_a_mixture(tmp_path):
     """
     At 100 random points: each file is the one version or the other, content, mode and owner; after the next start all

@@ -202,6 +202,7 @@ def test_terminated_backends_are_replaced_before_anybody_meets_them(primary: Pos
             assert {"check_pool"} == {action for _, action in application.actions()}
 
 
+@pytest.mark.at_length
 def test_a_long_outage_ends_with_the_server(primary: Postgres) -> None:
     """
     The first request succeeds within 0.5 s of the server's return, without selfheal not for seconds; until then
