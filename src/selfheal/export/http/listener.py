@@ -5,6 +5,7 @@ A listener of our own, on threads of its own: it answers also while the applicat
 from __future__ import annotations
 
 import contextlib
+import functools
 import http
 import http.server
 import io
@@ -227,12 +228,9 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
     sys_version = ""
     raw_requestline: bytes
 
-    @property
-    def _ours(self) -> _Server:
-        return cast("_Server", self.server)
-
     def setup(self) -> None:
         super().setup()
+        self._ours = cast("_Server", self.server)
         self.rfile = self._lines = _Lines(cast("io.BufferedReader", self.rfile).detach())
 
     def handle_one_request(self) -> None:
@@ -344,6 +342,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+@functools.lru_cache(maxsize=16)  # a prober sends the same one all day long
 def _is_local(host: str) -> bool:
     try:
         return "@" not in host and (urlsplit(f"//{host}").hostname or "") in _LOCAL_NAMES
