@@ -53,7 +53,7 @@ class Healer:
         max_concurrent: Actions at the same time.
         max_threads: Threads for sync probes and actions. Abandoned ones are not counted; they have a bound of
             their own, four a check.
-        grace: Seconds that running actions get when the healer stops.
+        grace: Seconds that running actions get when the healer stops. A running probe gets one of them at most.
         journal: Keeps incidents and held changes beyond the life of the process: the path of a SQLite file, or a
             `Journal`.
         registry: A registry of prometheus-client to report to, or `True` for its default one.
@@ -173,7 +173,8 @@ class Healer:
         Stop a healer that was started by `start`, within ``grace`` seconds.
 
         Running actions get the grace, then are given up and named in the event
-        ``selfheal.healer.stopped``. Held changes stay as they are.
+        ``selfheal.healer.stopped``; probes that are in time get a second of it, so that what they use may be closed
+        next. Held changes stay as they are.
 
         Args:
             revert: Step held changes down first, as far as the grace goes.

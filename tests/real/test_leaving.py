@@ -91,6 +91,37 @@ def test_a_cancelled_application_leaves_within_the_grace(backend: str, inside: s
         healer.check_now("db")
 
 
+@pytest.mark.parametrize("host", ["thread", "asyncio"])
+@pytest.mark.parametrize(("takes", "ended"), [(0.3, True), (8.0, False)])
+def test_a_probe_in_a_thread_ends_before_its_application_closes_what_it_uses(
+    host: str, takes: float, ended: bool
+) -> None:
+    """
+    Whoever leaves waits for a probe that is in time, for a second at most: a client that is closed under it is used on.
+    """
+    begun, over, proceed = threading.Event(), threading.Event(), threading.Event()
+
+    def probe() -> None:
+        begun.set()
+        proceed.wait(takes)
+        over.set()
+
+    healer = Healer([HealthCheck(probe, name="db", policy=HealingPolicy(timeout=10, jitter=0))], phase=0)
+
+    async def live() -> None:
+        async with healer:
+            await asyncio.to_thread(begun.wait, 5)
+
+    started = time.monotonic()
+    if host == "thread":
+        with healer:
+            assert begun.wait(5)
+    else:
+        asyncio.run(live())
+    assert (ended, True) == (over.is_set(), time.monotonic() - started < 1 + SLOW)
+    proceed.set()
+
+
 def test_a_second_cancellation_cuts_the_way_out_short() -> None:
     """
     asyncio's own cancellation goes through every shield: then nothing is waited for any more, and nothing is left.

@@ -16,8 +16,10 @@ from selfheal.runtime.schedule import Timed
 if TYPE_CHECKING:
     from selfheal.runtime.actions import ActionRun
     from selfheal.runtime.driver import Driver
+    from selfheal.runtime.probes import ProbeRun
 
-#: A probe is only asked a question: it is not worth more seconds than this to let one clean up.
+#: A probe is only asked a question: it is not worth more seconds than this to let one end, or clean up. But whoever leaves
+#: closes next what it uses, and a pool that is closed keeps open what comes back to it.
 PROBES_WITHIN: Final = 1.0
 
 #: Shares of the grace after which actions are asked to stop, and after which nothing is waited for any more. The
@@ -30,11 +32,22 @@ class Closing(Timed):
     """
     From the wish to stop to the end.
 
-    Running actions get *grace* seconds, then are given up. Held changes stay as
-    they are and are named, or are stepped down first.
+    Running actions get *grace* seconds, then are given up, and probes that are in time
+    a second at most. Held changes stay as they are and are named, or are stepped down first.
     """
 
-    __slots__ = ("_ask_at", "_asked", "_driver", "_end_at", "_probes_until", "_revert", "_tried", "done", "on_closed")
+    __slots__ = (
+        "_ask_at",
+        "_asked",
+        "_driver",
+        "_end_at",
+        "_in_time",
+        "_probes_until",
+        "_revert",
+        "_tried",
+        "done",
+        "on_closed",
+    )
 
     def __init__(self, driver: Driver, *, grace: float, revert: bool, on_closed: Callable[[], None]) -> None:
         super().__init__()
@@ -46,6 +59,8 @@ class Closing(Timed):
         self._asked = False
         #: Held rungs that were stepped down, or refused to be.
         self._tried: dict[tuple[str, int], bool] = {}
+        #: Probes that were running, and not over their deadline.
+        self._in_time: list[ProbeRun] = []
         self._probes_until = now + min(grace * ASK_AT, PROBES_WITHIN)
         self._ask_at = now + grace * ASK_AT
         self._end_at = now + grace * END_AT
@@ -60,6 +75,7 @@ class Closing(Timed):
         for watch in driver.watches.values():
             driver.schedule.remove(watch)
             if watch.run is not None:
+                self._in_time.append(watch.run)
                 watch.run.cancel()
             if watch.asking is not None:
                 watch.asking.cancel()
@@ -83,7 +99,7 @@ class Closing(Timed):
         if driver.running or (self._revert and self._step_down(now)):
             self._wait_for(self._ask_at if not self._asked else self._end_at)
         elif now < self._probes_until and any(
-            run.is_task for watch in driver.watches.values() for run in watch.abandoned
+            run.is_task or run in self._in_time for watch in driver.watches.values() for run in watch.abandoned
         ):
             self._wait_for(self._probes_until)
         else:
