@@ -185,7 +185,8 @@ def docs(session: nox.Session) -> None:
     """Build the documentation and run every code block of it, of the README and of the docstrings."""
     _install(session, "docs")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
-    session.run("pytest", "docs", "README.md", "-p", "no:randomly", *session.posargs)
+    # A page is run from its top; pages wait more than they work.
+    session.run("pytest", "docs", "README.md", "-p", "no:randomly", "-n=4", "--dist=loadfile", *session.posargs)
     # Django's commands cannot be imported without a project.
     session.run("pytest", "--doctest-modules", "src", "--ignore-glob=*/management/*", *session.posargs)
 
