@@ -21,7 +21,7 @@ REAL_TIME = (HERE / "generated", HERE / "real", HERE / "system")
 Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 
 # `ci` finds the same every time; `dev` looks elsewhere in each run. Chosen with --hypothesis-profile.
-hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
+hypothesis.settings.register_profile("dev", max_examples=100, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("dev")
 
